@@ -1,0 +1,117 @@
+"""The seams that others may implement.
+
+Keys are text such as ``/role/access``; values are JSON objects; revisions are whole numbers that only
+grow, one sequence for a whole backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from zope.interface import Interface
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IStreamClientEndpoint
+
+    from teleport_db.identity import DatabaseRoute
+
+
+@attrs.frozen
+class Item:
+    """One stored value.
+
+    :param revision: of the write that made it.
+    :param expires: seconds since the epoch, or None for ever.
+    """
+
+    key: str
+    value: dict[str, Any]
+    revision: int
+    expires: float | None = None
+
+
+@attrs.frozen
+class Change:
+    """One write that a watcher is told of.  ``item`` is None when the key went away."""
+
+    key: str
+    revision: int
+    item: Item | None
+
+
+@attrs.frozen
+class Credentials:
+    """What the agent shows to a database.
+
+    :param context: the client's TLS context, with its certificate where certificates are the way in.
+    :param password: answers a request for a password over verified TLS; None where there is none.
+    """
+
+    context: Any
+    password: bytes | None = attrs.field(default=None, repr=False)
+
+
+class IBackend(Interface):
+    """Keys with JSON values and revisions.  All methods answer with a Deferred.
+
+    Expired items are never returned, whether they were swept or not.
+    """
+
+    def get(key: str) -> Deferred[Item]:
+        """One item; fails with :class:`~teleport_db.errors.NotFound`."""
+
+    def range(prefix: str) -> Deferred[list[Item]]:
+        """All items whose key starts with ``prefix``, in the order of their keys."""
+
+    def create(key: str, value: Mapping[str, Any], expires: float | None = None) -> Deferred[Item]:
+        """Write a key that is not there; fails with :class:`~teleport_db.errors.AlreadyExists`."""
+
+    def put(key: str, value: Mapping[str, Any], expires: float | None = None) -> Deferred[Item]:
+        """Write a key, whatever was there."""
+
+    def compare_and_swap(
+        key: str, revision: int, value: Mapping[str, Any], expires: float | None = None
+    ) -> Deferred[Item]:
+        """Replace the item of exactly this revision.
+
+        Fails with :class:`~teleport_db.errors.RevisionConflict`, or NotFound.
+        """
+
+    def delete(key: str, revision: int | None = None) -> Deferred[None]:
+        """Remove a key (of exactly this revision when one is given); fails as above."""
+
+    def watch(prefix: str, listener: Callable[[Change], None]) -> Callable[[], None]:
+        """Call ``listener`` with each later change below ``prefix``, in order.
+
+        Returns a function that ends the watch.
+        """
+
+    def revision() -> Deferred[int]:
+        """The revision of the newest write."""
+
+
+class IAuditLog(Interface):
+    """Where events become durable."""
+
+    def emit(events: Sequence[Mapping[str, Any]]) -> Deferred[None]:
+        """Keep a batch; fires when it is durable, fails with AuditUnavailable."""
+
+
+class ICredentialSource(Interface):
+    """Knows how one kind of database is logged in to."""
+
+    def credentials_for(database: Any, user: str) -> Deferred[Credentials]:
+        """What to show to ``database`` (a ``config.Database``) as ``user``."""
+
+
+class IRouter(Interface):
+    """Finds the agents of a database service."""
+
+    def endpoints_for(route: DatabaseRoute) -> list[IStreamClientEndpoint]:
+        """Endpoints to try in this order.
+
+        Raises NoSuchDatabase for a name nobody ever announced, AgentOffline when all who did are gone.
+        """

@@ -1,0 +1,1 @@
+"""Where state is kept: implementations of :class:`~teleport_db.interfaces.IBackend`."""

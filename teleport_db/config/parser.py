@@ -1,0 +1,275 @@
+"""``teleport.yaml``: a table of readers, one a key.
+
+The type of a value is what its key wants and not what YAML 1.1 makes of it: ``enabled`` is yes or no
+with or without quotes, a token of digits stays text, ``0.0.0.0:3025`` needs no thought.  A key that is
+in no table is refused, with the nearest one that is; so is, in one line, what Teleport has and this
+system does not have yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from teleport_db.config import values
+from teleport_db.config.durations import parse_duration
+from teleport_db.config.model import (
+    AUTH_PORT,
+    SSH_PROXY_PORT,
+    TUNNEL_PORT,
+    WEB_PORT,
+    Address,
+    Authentication,
+    AuthService,
+    Config,
+    Database,
+    DatabaseService,
+    DynamicLabel,
+    Log,
+    ProxyService,
+    Storage,
+    Teleport,
+)
+from teleport_db.config.readers import (
+    Reader,
+    boolean,
+    choice,
+    listed,
+    many,
+    nonempty,
+    same,
+    scalar,
+    section,
+    text_of,
+)
+from teleport_db.config.yamltext import Node, compose
+
+# What Teleport has, and this system not yet: refused in words of its own.
+
+LATER_SECTIONS = "version metrics_service tracing_service discovery_service jamf_service okta_service".split()
+LATER_TELEPORT = (
+    "connection_limits ciphers kex_algos mac_algos ca_signature_algo cache keys proxy_server auth_server join_params"
+).split()
+LATER_STORAGE = "path region table_name audit_events_uri audit_sessions_uri peers prefix".split()
+LATER_STORAGE_TYPES = "dir bolt etcd dynamodb firestore postgres postgresql cockroachdb".split()
+LATER_AUTH = (
+    "public_addr trusted_clusters reverse_tunnels license_file proxy_checks_host_keys oidc_connectors saml_connectors"
+    " keep_alive_interval keep_alive_count_max kubeconfig_file client_idle_timeout_message session_control_timeout"
+    " max_connections message_of_the_day ca_key_params proxy_listener_mode"
+).split()
+LATER_AUTHENTICATION = "u2f webauthn connector_name require_session_mfa local_auth passwordless locking_mode".split()
+LATER_PROXY = (
+    "https_keypairs acme kube_listen_addr kube_public_addr kubernetes ssh_public_addr tunnel_public_addr"
+    " mysql_listen_addr mysql_public_addr postgres_listen_addr postgres_public_addr mongo_listen_addr"
+    " mongo_public_addr proxy_protocol peer_listen_addr trust_x_forwarded_for"
+).split()
+LATER_DB = "resources aws azure".split()
+LATER_DATABASE = "gcp azure tls mysql ad mongo oracle admin_user".split()
+LATER_AWS = "redshift rds iam_policy secret_store elasticache memorydb account_id".split()
+
+_SEVERITIES = {"debug": "debug", "info": "info", "warn": "warning", "warning": "warning", "error": "error"}
+
+
+def parse(text: str, source: str) -> Config:
+    """The configuration in ``text``; what is not in it has Teleport's defaults.
+
+    Each key is checked on its own; :func:`teleport_db.config.check` looks at the whole, after the flags.
+
+    :param text: YAML, 1 MiB at most.
+    :param source: the file's name, for errors.
+    :raises ConfigError: with the line and the key's path.
+    """
+    root = compose(text, source)
+    return Config() if root is None or root.is_null else _config(root)
+
+
+def _idle(text: str) -> float:
+    return 0.0 if text.lower() == "never" else parse_duration(text)
+
+
+def _address(port: int | None, *, listen: bool = False) -> Reader[Address]:
+    return scalar(lambda text: values.parse_address(text, port, listen=listen))
+
+
+# Databases
+
+
+def _labels(node: Node) -> tuple[tuple[str, str], ...]:
+    if node.kind != "mapping":
+        raise node.error("labels are a mapping, as in env: dev")
+    found = []
+    for key, (at, value) in node.entries.items():
+        try:
+            found.append((values.parse_label_key(key), values.parse_label_value(text_of(value))))
+        except ValueError as error:
+            raise at.error(str(error)) from None
+    return tuple(found)
+
+
+def _dynamic_label(name: str, command: tuple[str, ...], period: float = 60.0) -> tuple[str, DynamicLabel]:
+    return name, DynamicLabel(command, period)
+
+
+_database_keys: Reader[dict[str, Any]] = section(
+    dict,
+    {
+        "name": scalar(values.parse_service_name),
+        "description": scalar(values.parse_label_value),
+        "protocol": scalar(values.parse_protocol),
+        "uri": _address(None),
+        "ca_cert_file": scalar(nonempty),
+        "aws": section(dict, {"region": scalar(nonempty)}, later=LATER_AWS),
+        "labels": _labels,
+        "static_labels": _labels,
+        "dynamic_labels": listed(
+            section(
+                _dynamic_label,
+                {
+                    "name": scalar(values.parse_label_key),
+                    "command": many(scalar(nonempty)),
+                    "period": scalar(values.parse_period),
+                },
+                required=("name", "command"),
+            )
+        ),
+    },
+    later=LATER_DATABASE,
+    required=("name", "protocol", "uri"),
+)
+
+
+def _database(node: Node) -> Database:
+    found = _database_keys(node)
+    labels: dict[str, str | DynamicLabel] = {}
+    for key in ("labels", "static_labels", "dynamic_labels"):
+        for name, value in found.pop(key, ()):
+            if name in labels:
+                raise node.entries[key][0].error(f"label {name} is given twice")
+            labels[name] = value
+    return Database(
+        **{key: value for key, value in found.items() if key != "aws"},
+        aws_region=found.get("aws", {}).get("region", ""),
+        static_labels={name: value for name, value in labels.items() if isinstance(value, str)},
+        dynamic_labels={name: value for name, value in labels.items() if isinstance(value, DynamicLabel)},
+    )
+
+
+def _databases(node: Node) -> tuple[Database, ...]:
+    databases = listed(_database)(node)
+    lines: dict[str, int] = {}
+    for item, database in zip(node.items, databases, strict=True):
+        if database.name in lines:
+            at = item.entries["name"][1]
+            raise at.error(f"{database.name} is the name of another database (line {lines[database.name]})")
+        lines[database.name] = item.line
+    return databases
+
+
+# Sections with a rule of their own
+
+
+def _log_format(node: Node) -> str:
+    """``format: json``, or Teleport's ``format: {output: json}``."""
+    formats = scalar(choice(same("text", "json")))
+    if node.kind != "mapping":
+        return formats(node)
+    found: dict[str, str] = section(dict, {"output": formats}, later=("extra_fields",))(node)
+    return found.get("output", "text")
+
+
+def _switched_off(name: str) -> Reader[None]:
+    """A service of Teleport's that is not part of this system: fine as long as it is off."""
+
+    def read(node: Node) -> None:
+        at, enabled = node.entries.get("enabled", (node, None))
+        # Teleport starts a service whose section does not say no.
+        if enabled is None or enabled.is_null or scalar(boolean)(enabled):
+            raise at.error(f"{name} is not part of this system: say enabled: no, or leave the section out")
+
+    return read
+
+
+_proxy_keys = section(
+    lambda public_addr=(), **found: ProxyService(public_addresses=public_addr, **found),
+    {
+        "enabled": scalar(boolean),
+        "listen_addr": _address(SSH_PROXY_PORT, listen=True),
+        "web_listen_addr": _address(WEB_PORT, listen=True),
+        "tunnel_listen_addr": _address(TUNNEL_PORT, listen=True),
+        "public_addr": many(_address(WEB_PORT)),
+        "https_key_file": scalar(nonempty),
+        "https_cert_file": scalar(nonempty),
+    },
+    later=LATER_PROXY,
+)
+
+
+def _proxy(node: Node) -> ProxyService:
+    proxy = _proxy_keys(node)
+    for key, other in (("https_key_file", "https_cert_file"), ("https_cert_file", "https_key_file")):
+        if getattr(proxy, key) and not getattr(proxy, other):
+            raise node.entries[key][0].error(f"{other} is missing: both or neither")
+    return proxy
+
+
+# The tables
+
+_teleport = section(
+    Teleport,
+    {
+        "nodename": scalar(values.parse_name),
+        "data_dir": scalar(nonempty),
+        "auth_token": scalar(values.parse_token),
+        "auth_servers": many(_address(AUTH_PORT)),
+        "ca_pin": many(scalar(values.parse_ca_pin)),
+        "log": section(
+            Log,
+            {"output": scalar(nonempty), "severity": scalar(choice(_SEVERITIES)), "format": _log_format},
+        ),
+        "storage": section(Storage, {"type": scalar(choice(same("sqlite"), LATER_STORAGE_TYPES))}, later=LATER_STORAGE),
+        "advertise_ip": scalar(values.parse_host),
+        "pid_file": scalar(nonempty),
+        "diag_addr": _address(None, listen=True),
+    },
+    later=LATER_TELEPORT,
+)
+
+_auth = section(
+    AuthService,
+    {
+        "enabled": scalar(boolean),
+        "listen_addr": _address(AUTH_PORT, listen=True),
+        "cluster_name": scalar(values.parse_name),
+        "tokens": many(scalar(values.parse_static_token)),
+        "authentication": section(
+            Authentication,
+            {
+                "type": scalar(choice(same("local"), ("github", "saml", "oidc"))),
+                "second_factor": scalar(choice(same("off", "otp", "on", "optional"), ("u2f", "webauthn"))),
+            },
+            later=LATER_AUTHENTICATION,
+        ),
+        "session_recording": scalar(choice(same("node", "node-sync", "proxy", "proxy-sync", "off"))),
+        "client_idle_timeout": scalar(_idle),
+        "disconnect_expired_cert": scalar(boolean),
+    },
+    later=LATER_AUTH,
+)
+
+_SECTIONS: dict[str, Reader[Any]] = {
+    "teleport": _teleport,
+    "auth_service": _auth,
+    "proxy_service": _proxy,
+    "db_service": section(DatabaseService, {"enabled": scalar(boolean), "databases": _databases}, later=LATER_DB),
+    "ssh_service": _switched_off("the SSH service"),
+    "app_service": _switched_off("the application service"),
+    "kubernetes_service": _switched_off("the Kubernetes service"),
+    "windows_desktop_service": _switched_off("the Windows desktop service"),
+}
+
+
+def _config(root: Node) -> Config:
+    found: dict[str, Any] = section(dict, _SECTIONS, later=LATER_SECTIONS)(root)
+    names = {"teleport": "teleport", "auth_service": "auth", "proxy_service": "proxy", "db_service": "db"}
+    return attrs.evolve(Config(), **{names[key]: value for key, value in found.items() if key in names})

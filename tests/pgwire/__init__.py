@@ -1,0 +1,1 @@
+"""Tests of the PostgreSQL protocol, byte by byte."""

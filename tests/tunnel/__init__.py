@@ -1,0 +1,1 @@
+"""Tests of tunnels and their streams."""

@@ -140,7 +140,7 @@ def from_certificate(certificate: x509.Certificate) -> Identity:
         extension = certificate.extensions.get_extension_for_oid(IDENTITY_OID).value
     except x509.ExtensionNotFound:
         raise AuthenticationFailed("the certificate names nobody of this cluster; log in again") from None
-    except ValueError as error:
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise AuthenticationFailed("the certificate cannot be read", detail=str(error)) from error
     try:
         return _read(cast(x509.UnrecognizedExtension, extension).value)

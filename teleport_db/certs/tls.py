@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from service_identity import CertificateError, VerificationError
 from service_identity.hazmat import (
@@ -43,6 +43,17 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL:!PSK:!SRP"
 
 #: X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h; the standard library has no name for it.
 NO_CHECK_TIME = 0x200000
+
+
+#: What ``cryptography`` raises for a hostile certificate; some of these are no ValueError.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
 
 
 @attrs.frozen
@@ -215,7 +226,7 @@ def _load(certificate_der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         certificate.extensions  # noqa: B018 - parsed on demand, and a hostile one fails here
-    except (ValueError, x509.UnsupportedGeneralNameType) as error:
+    except _UNREADABLE as error:
         raise AuthenticationFailed("the certificate cannot be read", detail=str(error)) from error
     return certificate
 
@@ -265,7 +276,7 @@ def _signer(
         for authority in keys.load_certificates(pem) if pem else ():
             try:
                 certificate.verify_directly_issued_by(authority)
-            except (ValueError, TypeError, InvalidSignature):
+            except (*_UNREADABLE, InvalidSignature):
                 continue
             return authority, kind
     raise AuthenticationFailed("the certificate was not signed by an authority of this cluster; log in again")

@@ -51,7 +51,7 @@ class Database:
     """One database service.
 
     :param name: a DNS-1035 label.
-    :param ca_cert_file: a PEM file that the server's certificate is verified with; "" for the system's roots.
+    :param ca_cert_file: a PEM file that the server's certificate is verified with; "" where none was named.
     :param aws_region: set for RDS and Aurora, whose password is an IAM token.
     """
 

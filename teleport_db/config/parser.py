@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from teleport_db.config import values
+from teleport_db.config import later, values
 from teleport_db.config.durations import parse_duration
 from teleport_db.config.model import (
     AUTH_PORT,
@@ -44,29 +44,6 @@ from teleport_db.config.readers import (
     text_of,
 )
 from teleport_db.config.yamltext import Node, compose
-
-# What Teleport has, and this system not yet: refused in words of its own.
-
-LATER_SECTIONS = "version metrics_service tracing_service discovery_service jamf_service okta_service".split()
-LATER_TELEPORT = (
-    "connection_limits ciphers kex_algos mac_algos ca_signature_algo cache keys proxy_server auth_server join_params"
-).split()
-LATER_STORAGE = "path region table_name audit_events_uri audit_sessions_uri peers prefix".split()
-LATER_STORAGE_TYPES = "dir bolt etcd dynamodb firestore postgres postgresql cockroachdb".split()
-LATER_AUTH = (
-    "public_addr trusted_clusters reverse_tunnels license_file proxy_checks_host_keys oidc_connectors saml_connectors"
-    " keep_alive_interval keep_alive_count_max kubeconfig_file client_idle_timeout_message session_control_timeout"
-    " max_connections message_of_the_day ca_key_params proxy_listener_mode"
-).split()
-LATER_AUTHENTICATION = "u2f webauthn connector_name require_session_mfa local_auth passwordless locking_mode".split()
-LATER_PROXY = (
-    "https_keypairs acme kube_listen_addr kube_public_addr kubernetes ssh_public_addr tunnel_public_addr"
-    " mysql_listen_addr mysql_public_addr postgres_listen_addr postgres_public_addr mongo_listen_addr"
-    " mongo_public_addr proxy_protocol peer_listen_addr trust_x_forwarded_for"
-).split()
-LATER_DB = "resources aws azure".split()
-LATER_DATABASE = "gcp azure tls mysql ad mongo oracle admin_user".split()
-LATER_AWS = "redshift rds iam_policy secret_store elasticache memorydb account_id".split()
 
 _SEVERITIES = {"debug": "debug", "info": "info", "warn": "warning", "warning": "warning", "error": "error"}
 
@@ -119,7 +96,7 @@ _database_keys: Reader[dict[str, Any]] = section(
         "protocol": scalar(values.parse_protocol),
         "uri": _address(None),
         "ca_cert_file": scalar(nonempty),
-        "aws": section(dict, {"region": scalar(nonempty)}, later=LATER_AWS),
+        "aws": section(dict, {"region": scalar(nonempty)}, later=later.AWS),
         "labels": _labels,
         "static_labels": _labels,
         "dynamic_labels": listed(
@@ -134,7 +111,7 @@ _database_keys: Reader[dict[str, Any]] = section(
             )
         ),
     },
-    later=LATER_DATABASE,
+    later=later.DATABASE,
     required=("name", "protocol", "uri"),
 )
 
@@ -201,7 +178,7 @@ _proxy_keys = section(
         "https_key_file": scalar(nonempty),
         "https_cert_file": scalar(nonempty),
     },
-    later=LATER_PROXY,
+    later=later.PROXY,
 )
 
 
@@ -227,12 +204,12 @@ _teleport = section(
             Log,
             {"output": scalar(nonempty), "severity": scalar(choice(_SEVERITIES)), "format": _log_format},
         ),
-        "storage": section(Storage, {"type": scalar(choice(same("sqlite"), LATER_STORAGE_TYPES))}, later=LATER_STORAGE),
+        "storage": section(Storage, {"type": scalar(choice(same("sqlite"), later.STORAGE_TYPES))}, later=later.STORAGE),
         "advertise_ip": scalar(values.parse_host),
         "pid_file": scalar(nonempty),
         "diag_addr": _address(None, listen=True),
     },
-    later=LATER_TELEPORT,
+    later=later.TELEPORT,
 )
 
 _auth = section(
@@ -248,20 +225,20 @@ _auth = section(
                 "type": scalar(choice(same("local"), ("github", "saml", "oidc"))),
                 "second_factor": scalar(choice(same("off", "otp", "on", "optional"), ("u2f", "webauthn"))),
             },
-            later=LATER_AUTHENTICATION,
+            later=later.AUTHENTICATION,
         ),
         "session_recording": scalar(choice(same("node", "node-sync", "proxy", "proxy-sync", "off"))),
         "client_idle_timeout": scalar(_idle),
         "disconnect_expired_cert": scalar(boolean),
     },
-    later=LATER_AUTH,
+    later=later.AUTH,
 )
 
 _SECTIONS: dict[str, Reader[Any]] = {
     "teleport": _teleport,
     "auth_service": _auth,
     "proxy_service": _proxy,
-    "db_service": section(DatabaseService, {"enabled": scalar(boolean), "databases": _databases}, later=LATER_DB),
+    "db_service": section(DatabaseService, {"enabled": scalar(boolean), "databases": _databases}, later=later.DB),
     "ssh_service": _switched_off("the SSH service"),
     "app_service": _switched_off("the application service"),
     "kubernetes_service": _switched_off("the Kubernetes service"),
@@ -270,6 +247,6 @@ _SECTIONS: dict[str, Reader[Any]] = {
 
 
 def _config(root: Node) -> Config:
-    found: dict[str, Any] = section(dict, _SECTIONS, later=LATER_SECTIONS)(root)
+    found: dict[str, Any] = section(dict, _SECTIONS, later=later.SECTIONS)(root)
     names = {"teleport": "teleport", "auth_service": "auth", "proxy_service": "proxy", "db_service": "db"}
     return attrs.evolve(Config(), **{names[key]: value for key, value in found.items() if key in names})

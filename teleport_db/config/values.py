@@ -58,7 +58,7 @@ def parse_host(text: str) -> str:
 def parse_name(text: str) -> str:
     """A node's or a cluster's name: a host's name, since it becomes part of one in certificates."""
     host = parse_host(text)
-    if ":" in host or host.endswith(".") or host[-1].isdigit() and host.replace(".", "").isdigit() or len(text) > 200:
+    if ":" in host or host.endswith(".") or host.replace(".", "").isdigit() or len(text) > 200:
         raise ValueError(f"not a name: {shown(text)} (an address or a name that ends in a dot cannot be one)")
     return host
 

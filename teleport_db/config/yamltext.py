@@ -146,7 +146,7 @@ def _node(event: Any, events: Iterator[yaml.Event], source: str, path: str, dept
     if depth > DEPTH_LIMIT:
         raise refused(f"nested more than {DEPTH_LIMIT} deep")
     if isinstance(event, yaml.ScalarEvent):
-        return Node("scalar", source, path, line, column, event.value, plain=event.style is None)
+        return Node("scalar", source, path, line, column, event.value, plain=not event.style)
     if isinstance(event, yaml.SequenceStartEvent):
         items: list[Node] = []
         while not isinstance(inner := next(events), yaml.SequenceEndEvent):

@@ -149,6 +149,11 @@ class BackendLogin:
         self._relay: list[bytes] = []
         self._events: list[LoginEvent] = []
 
+    @property
+    def buffered(self) -> int:
+        """Bytes received that made no message yet: at most 64 KiB."""
+        return len(self._buffer)
+
     def start(self) -> bytes:
         """What to send first, once TLS is verified."""
         if self._state is not _State.NEW:

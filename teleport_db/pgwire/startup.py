@@ -286,6 +286,11 @@ class Opening:
         self._state = _State.ENCRYPTED if encrypted else _State.PLAIN
         self._buffer = bytearray()
 
+    @property
+    def buffered(self) -> int:
+        """Bytes received that made no message yet: less than 10,004."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> list[OpeningEvent]:
         """Take bytes from the client; at most one event comes of them.
 

@@ -15,6 +15,8 @@ import attrs
 _INT16 = struct.Struct(">H").unpack_from
 _INT32 = struct.Struct(">i").unpack_from
 _UINT32 = struct.Struct(">I").unpack_from
+#: Readers of so many Int16; more of them are rare and may cost making the format.
+_INT16S = tuple(struct.Struct(f">{count}H").unpack_from for count in range(17))
 
 
 class Unreadable(Exception):
@@ -149,14 +151,10 @@ def _values(data: bytes, position: int, end: int) -> tuple[tuple[int, ...], tupl
     """
     (count,) = _INT16(data, position)
     position += 2
-    formats: tuple[int, ...] = ()
-    if count:
-        formats = struct.unpack_from(f">{count}H", data, position)
-        position += 2 * count
+    formats = _INT16S[count](data, position) if count < 17 else struct.unpack_from(f">{count}H", data, position)
+    position += 2 * count
     (count,) = _INT16(data, position)
     position += 2
-    if not count:
-        return formats, (), position
     values: list[bytes | None] = []
     for _ in range(count):
         (length,) = _INT32(data, position)
@@ -190,8 +188,14 @@ def decode_bind(data: bytes, start: int, end: int) -> Bind:
     return Bind(data[start:portal_end], data[portal_end + 1 : statement_end], formats, values)
 
 
+#: What nearly every driver sends, made once.
+_EXECUTE_ALL = Execute(b"", 0)
+
+
 def decode_execute(data: bytes, start: int, end: int) -> Execute:
     """``String portal, Int32 limit``."""
+    if data[start:end] == b"\0\0\0\0\0":
+        return _EXECUTE_ALL
     stop = data.find(0, start, end)
     if stop < 0 or stop + 5 != end:
         raise Unreadable

@@ -1,0 +1,202 @@
+"""A seeded mutator for every parser of the protocol.
+
+``python -m tests.pgwire.fuzz --executions 1000000 --seed 1``
+
+Each execution takes a good conversation, damages it, divides it, and feeds it to its parser.  Nothing but
+a TeleportDBError that blames the other side may come out, and nothing may be held beyond its bound.
+The same seed makes the same executions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import struct
+import time
+from collections.abc import Callable, Sequence
+
+from teleport_db.errors import LocalProtocolError, TeleportDBError
+from teleport_db.pgwire import messages
+from teleport_db.pgwire.backend_tls import BackendTLS
+from teleport_db.pgwire.frontend import MAX_PART, FrontendScanner
+from teleport_db.pgwire.login import MAX_LOGIN_MESSAGE, BackendLogin, Done, Refused
+from teleport_db.pgwire.startup import MAX_STARTUP, Cancel, Opening, StartTLS, Startup, StartupMessage
+from tests.pgwire import wire
+
+
+class Broken(AssertionError):
+    """A promise did not hold; the input is in the text."""
+
+
+#: Words that lengths, counts and codes are compared with.
+WORDS = [
+    struct.pack(">I", word) for word in (0, 3, 4, 5, 8, 255, 10_004, 65536, 65541, 0x3FFFFFFF, 0x80000000, 0xFFFFFFFF)
+]
+WORDS += [struct.pack(">H", word) for word in (0, 1, 0x7FFF, 0xFFFF)] + [b"\0", b"\0\0", b"\xff", b"\n", b"="]
+
+_STARTUP = wire.startup((b"user", b"bob"), (b"database", b"db"), (b"options", b"-c role\\ x=y --a=b"))
+_OK = messages.AUTHENTICATION_OK
+_KEY = messages.backend_key_data(5, b"abcd")
+_ERROR = messages.error_response("FATAL", "28000", "no", "detail", "hint")
+
+FRONTEND = [
+    wire.query(b"SELECT 1") + messages.SYNC,
+    wire.parse(b"s", b"SELECT $1", [23]) + wire.bind(b"p", b"s", [1], [b"abcd", None], [1]) + wire.execute(b"p", 5),
+    wire.DESCRIBE + wire.close(b"S", b"s") + messages.FLUSH + messages.TERMINATE,
+    wire.function_call(952, [b"abcd", None]) + wire.query(b""),
+    wire.copy_data(b"1\t2\n") * 3 + wire.COPY_DONE + messages.message(b"f", b"no\0"),
+]
+OPENINGS = [
+    messages.SSL_REQUEST,
+    messages.GSSENC_REQUEST,
+    messages.cancel_request(7, b"abcdefgh"),
+    _STARTUP,
+    wire.startup((b"user", b"bob"), (b"replication", b"database"), version=3 << 16 | 9999),
+]
+BACKEND = [
+    _OK + messages.parameter_status(b"a", b"b") + _KEY + messages.ready_for_query() + b"rest",
+    messages.negotiate_protocol_version(2, [b"_pq_.x"]) + messages.AUTHENTICATION_CLEARTEXT + _OK + _KEY,
+    messages.notice_response("00000", "hello") + _ERROR,
+    messages.authentication(10, b"SCRAM-SHA-256\0\0"),
+]
+
+
+def mutate(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
+    """One of the seeds with up to four damages."""
+    data = bytearray(seeds[int(rng.random() * len(seeds))])
+    for _ in range(int(rng.random() * 5)):
+        place = int(rng.random() * (len(data) + 1))
+        match int(rng.random() * 7):
+            case 0:
+                data[place : place + 1] = bytes([rng.getrandbits(8)])
+            case 1:
+                word = WORDS[int(rng.random() * len(WORDS))]
+                data[place : place + len(word)] = word
+            case 2:
+                data[place:place] = WORDS[int(rng.random() * len(WORDS))]
+            case 3:
+                del data[place : place + 1 + int(rng.random() * 8)]
+            case 4:
+                del data[place:]
+            case 5:
+                data[place:place] = seeds[int(rng.random() * len(seeds))]
+            case _:
+                data[place:place] = data[place : place + 16]
+    return bytes(data)
+
+
+def _pieces(rng: random.Random, data: bytes) -> tuple[bytes, bytes]:
+    cut = int(rng.random() * (len(data) + 1))
+    return data[:cut], data[cut:]
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise Broken(what)
+
+
+def fuzz_frontend(rng: random.Random, data: bytes) -> None:
+    """FrontendScanner: what it releases is a beginning of what came."""
+    scanner = FrontendScanner()
+    released = b""
+    for piece in _pieces(rng, data):
+        released += scanner.feed(piece)[0]
+        _require(scanner.buffered <= MAX_PART + 6, "the scanner holds too much")
+    _require(data.startswith(released), "released bytes are not those received")
+    _require(len(released) + scanner.buffered == len(data), "bytes were lost")
+
+
+def fuzz_opening(rng: random.Random, data: bytes) -> None:
+    """Opening, in plaintext and in TLS, and what a startup says."""
+    opening = Opening(encrypted=rng.random() < 0.5)
+    for piece in _pieces(rng, data):
+        events = opening.feed(piece)
+        _require(opening.buffered < MAX_STARTUP, "the opening holds too much")
+        for event in events:
+            if isinstance(event, Startup):
+                _require(data.find(event.message.raw) >= 0, "the startup is not what came")
+                fuzz_startup(rng, event.message.raw)
+            if isinstance(event, Startup | Cancel | StartTLS):
+                return
+
+
+def fuzz_startup(_: random.Random, data: bytes) -> None:
+    """StartupMessage alone, as the agent reads it."""
+    message = StartupMessage.parse(data)
+    _require(message.raw == data, "the startup is not what came")
+    _require(0 < len(message.user.encode()) < 64 and 0 < len(message.database.encode()) < 64, "names are out of bounds")
+    message.check()
+
+
+def fuzz_login(rng: random.Random, data: bytes) -> None:
+    """BackendLogin against a hostile server."""
+    login = BackendLogin(_LOGIN, password=b"pw", key=(7, b"k" * 32))
+    login.start()
+    for piece in _pieces(rng, data):
+        events = login.feed(piece)
+        _require(login.buffered <= MAX_LOGIN_MESSAGE + 1, "the login holds too much")
+        if events and isinstance(events[-1], Done | Refused):
+            return
+
+
+def fuzz_tls(_: random.Random, data: bytes) -> None:
+    """BackendTLS: S or nothing."""
+    tls = BackendTLS()
+    tls.start()
+    _require(tls.feed(data) == (data == b"S"), "TLS began without an S")
+
+
+def fuzz_fields(_: random.Random, data: bytes) -> None:
+    """The readers of bodies."""
+    fields = messages.parse_error(data)
+    _require(len(fields) <= messages.MAX_ERROR_FIELDS, "too many fields")
+    messages.parse_key_data(data)
+
+
+_LOGIN = wire.startup((b"user", b"bob"))
+TARGETS: list[tuple[Callable[[random.Random, bytes], None], Sequence[bytes]]] = [
+    (fuzz_frontend, FRONTEND),
+    (fuzz_opening, OPENINGS),
+    (fuzz_startup, [_STARTUP, OPENINGS[4]]),
+    (fuzz_login, BACKEND),
+    (fuzz_tls, [b"S", b"N", _ERROR]),
+    (fuzz_fields, [_ERROR[5:], _KEY[5:]]),
+]
+
+
+def run(executions: int, seed: int) -> int:
+    """So many executions.
+
+    :return: how many of them ended in an error of ours.
+    :raises Broken: something else escaped, or a promise did not hold.
+    """
+    rng = random.Random(seed)
+    refused = 0
+    for number in range(executions):
+        target, seeds = TARGETS[number % len(TARGETS)]
+        data = mutate(rng, seeds)
+        try:
+            target(rng, data)
+        except LocalProtocolError as error:
+            raise Broken(f"execution {number} of seed {seed}: blames this side: {error}: {data!r}") from error
+        except TeleportDBError:
+            refused += 1
+        except Exception as error:
+            raise Broken(f"execution {number} of seed {seed}: {error!r}: {data!r}") from error
+    return refused
+
+
+def main() -> None:
+    """Run and tell the rate."""
+    parser = argparse.ArgumentParser(description="Fuzz the parsers of PostgreSQL's protocol.")
+    parser.add_argument("--executions", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    began = time.perf_counter()
+    refused = run(options.executions, options.seed)
+    seconds = time.perf_counter() - began
+    print(f"{options.executions} executions, {refused} refused, {options.executions / seconds:.0f}/s, nothing escaped")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Who may reach which database service, as which database user, in which database: roles and decisions.
+
+Everything here is a function of its arguments: the roles, the user's traits, the service's labels and
+the names PostgreSQL will really use.  No store, no clock.
+"""
+
+from teleport_db.access.checker import (
+    Decision,
+    allowed_names,
+    allows,
+    check_session,
+    combined_options,
+    visible,
+)
+from teleport_db.access.roles import (
+    Conditions,
+    Options,
+    Role,
+    Rule,
+    builtin_roles,
+    parse_role,
+    role_resource,
+)
+from teleport_db.access.traits import ExpandedRole, Selectors, expand
+
+__all__ = [
+    "Conditions",
+    "Decision",
+    "ExpandedRole",
+    "Options",
+    "Role",
+    "Rule",
+    "Selectors",
+    "allowed_names",
+    "allows",
+    "builtin_roles",
+    "check_session",
+    "combined_options",
+    "expand",
+    "parse_role",
+    "role_resource",
+    "visible",
+]

@@ -1,0 +1,219 @@
+"""TCP that writes at once.
+
+Twisted queues every write and asks the reactor for a writer: two ``epoll_ctl`` and one more poll for each
+answer of 100 bytes.  Here a write goes to the socket when nothing waits before it, and only what the
+kernel did not take goes the usual way::
+
+    write(data) ── nothing queued ──▶ send(2) ── all taken ──▶ done
+                 └─ queued already ─┐    └─ EAGAIN, a part, an error ─┐
+                                    ▼                                 ▼
+                         Twisted's buffer, producers paused above 64 KiB, reactor's writer
+
+An error of ``send`` is never raised to the writer: the data is queued, the reactor's own write meets the
+same error, and the protocol hears ``connectionLost`` in the reactor's turn as ever.
+"""
+
+# mypy: disallow-untyped-calls=False
+# (Parts of Twisted have no annotations.)
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet import error, interfaces, tcp
+from twisted.internet.abstract import FileDescriptor, isIPAddress, isIPv6Address
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from teleport_db.errors import ConnectionTrouble
+
+#: Connections the kernel may hold before they are accepted (it cuts this to ``net.core.somaxconn``).
+BACKLOG = 1024
+
+#: Bytes read in one turn at most; one ``recv`` takes all that is there up to this.
+READ_SIZE = 65536
+
+if TYPE_CHECKING:
+    _Base = tcp.Connection
+else:
+    _Base = object
+
+
+class _AtOnce(_Base):
+    """What is common to both ends: writing at once, and reading with one call less."""
+
+    def write(self, data: bytes) -> None:
+        """Send now what the kernel takes; queue the rest."""
+        if (
+            self._tempDataLen
+            or self.dataBuffer
+            or not data
+            or not self.connected
+            or self._writeDisconnected
+            or self.TLS
+            or self._aborting
+        ):
+            if not self._aborting:
+                super().write(data)
+            return
+        try:
+            sent = self.socket.send(data)
+        except OSError:
+            sent = 0
+        if sent != len(data):
+            FileDescriptor.write(self, bytes(memoryview(data)[sent:]))
+        elif self.disconnecting or self._writeDisconnecting or (self.producer and not self.streamingProducer):
+            # The usual way would now ask for a writer, and its turn closes, half-closes or asks a
+            # pull producer for more.
+            self.startWriting()
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """One write of all the pieces."""
+        self.write(b"".join(iovec))
+
+    def doRead(self) -> Any:
+        """Read what is there, up to 64 KiB, and deliver it once."""
+        try:
+            data = self.socket.recv(READ_SIZE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        self.protocol.dataReceived(data)
+        return None
+
+
+class ServerTransport(_AtOnce, tcp.Server):
+    """An accepted connection."""
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.setTcpNoDelay(True)
+
+
+class ClientTransport(_AtOnce, tcp.Client):
+    """A connection that was dialled."""
+
+    def _connectDone(self) -> None:
+        self.setTcpNoDelay(True)
+        super()._connectDone()
+
+
+class ListeningPort(tcp.Port):
+    """A port whose connections write at once."""
+
+    transport = ServerTransport
+
+
+class _Connector(tcp.Connector):
+    def _makeTransport(self) -> tcp.Client:
+        return ClientTransport(self.host, self.port, self.bindAddress, self, self.reactor)
+
+
+def listen(
+    reactor: Any, port: int, factory: interfaces.IProtocolFactory, *, interface: str = "", backlog: int = BACKLOG
+) -> interfaces.IListeningPort:
+    """Listen now.
+
+    :param port: 0 lets the kernel choose; ``getHost().port`` of the result tells.
+    :param interface: an IP literal; empty is every IPv4 address.
+    :raises twisted.internet.error.CannotListenError: the port is taken or not ours.
+    """
+    listening = ListeningPort(port, factory, backlog, interface, reactor)
+    listening.startListening()
+    return listening
+
+
+@implementer(interfaces.IReactorTCP, interfaces.IReactorTime, interfaces.IReactorPluggableNameResolver)
+class _DialsAtOnce:
+    """A reactor, as far as Twisted's endpoints use one, whose connections write at once."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def connectTCP(
+        self, host: str, port: int, factory: Any, timeout: float = 30.0, bindAddress: Any = None
+    ) -> interfaces.IConnector:
+        connector = _Connector(host, port, factory, timeout, bindAddress, self._reactor)
+        connector.connect()
+        return connector
+
+
+@implementer(interfaces.IStreamClientEndpoint)
+class ClientEndpoint:
+    """Dial ``host:port``; names are resolved off the reactor's thread and their addresses tried in turn.
+
+    :param timeout: seconds for resolving and connecting together.
+    """
+
+    def __init__(self, reactor: Any, host: str, port: int, *, timeout: float = 10.0) -> None:
+        self._reactor, self.host, self.port, self._timeout = reactor, host, port, timeout
+
+    def __repr__(self) -> str:
+        return f"<ClientEndpoint {self._address()}>"
+
+    def _address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def connect(self, protocolFactory: interfaces.IProtocolFactory) -> Deferred[Any]:
+        """Connect; fails with :class:`ConnectionTrouble` that names the address, or ``CancelledError``."""
+        reactor: Any = _DialsAtOnce(self._reactor)
+        endpoint: Any
+        if isIPAddress(self.host):
+            endpoint = TCP4ClientEndpoint(reactor, self.host, self.port, self._timeout)
+        elif isIPv6Address(self.host):
+            endpoint = TCP6ClientEndpoint(reactor, self.host, self.port, self._timeout)
+        else:
+            endpoint = HostnameEndpoint(reactor, self.host, self.port, self._timeout)
+        connecting: Deferred[Any] = endpoint.connect(protocolFactory)
+        cancelled = False
+
+        def cancel(_: Deferred[Any]) -> None:
+            nonlocal cancelled
+            cancelled = True
+            connecting.cancel()
+
+        # A Deferred of our own: whoever waits for it may add to it, and a cancellation of theirs must
+        # look different from the time running out.
+        result: Deferred[Any] = Deferred(cancel)
+
+        def failed(failure: Failure) -> None:
+            if not cancelled:
+                result.errback(ConnectionTrouble(f"cannot reach {self._address()}: {_words(failure)}"))
+            elif not result.called:
+                result.errback(CancelledError())
+
+        connecting.addTimeout(self._timeout, self._reactor)
+        connecting.addCallbacks(result.callback, failed)
+        return result
+
+
+def connector(reactor: Any, host: str, port: int, *, timeout: float = 10.0) -> interfaces.IStreamClientEndpoint:
+    """An endpoint that dials ``host:port`` (a name or an IP literal); see :class:`ClientEndpoint`."""
+    return ClientEndpoint(reactor, host, port, timeout=timeout)
+
+
+def _words(failure: Failure) -> str:
+    """Why a connection could not be made, without Twisted's preambles."""
+    value = failure.value
+    if isinstance(value, error.DNSLookupError):
+        return "the name is not known"
+    number = getattr(value, "osError", None)
+    if isinstance(number, int) and number in errno.errorcode:
+        return os.strerror(number).lower()
+    from twisted.internet.defer import TimeoutError as DeferredTimeout
+
+    if isinstance(value, (error.TimeoutError, DeferredTimeout)):
+        return "no answer in time"
+    return str(value) or type(value).__name__

@@ -1,0 +1,599 @@
+"""TLS above any transport, by ``ssl.MemoryBIO``.
+
+One class serves the outer TLS over TCP, the inner one over a stream of the tunnel, and the database's::
+
+    upper protocol          dataReceived ▲   │ write
+    ────────────────────────────────────┼───┼──────────────  TLSLayer is the transport of what is above
+                     decrypt, join once  │   │ encrypt
+    transport below         dataReceived │   ▼ write         ... and the protocol of what is below
+
+Handshake, in both roles (RFC 8446 section 2)::
+
+    makeConnection ─▶ HANDSHAKE ── done, check() passes ─▶ OPEN ─▶ upper.makeConnection(layer)
+                          └── alert, time, size, end, check() raises ─▶ failed(why), closed
+
+Ends (RFC 8446 section 6.1): a ``close_notify`` is the clean end, and the upper protocol hears
+``ConnectionDone``; an end of the bytes below without it may be an attacker's and is ``ConnectionLost``.
+
+Nothing is buffered here: what is written goes down encrypted at once, so producers above are registered
+directly with the transport below; while reading is paused, what had arrived stays encrypted in the
+incoming BIO and the transport below is paused.
+"""
+
+# mypy: disallow-untyped-calls=False
+# (Failure has no annotations in Twisted.)
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
+from typing import Any
+
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+    ITransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from teleport_db.errors import ConnectionTrouble
+from teleport_db.net.tlserrors import trouble
+
+#: The largest record's plaintext (RFC 8446 section 5.1); one read always takes a whole record.
+RECORD = 16384
+
+#: Decrypted bytes joined for one delivery, about.
+DELIVERY = 65536
+
+#: Bytes a peer may send before its handshake is complete.
+MAX_HANDSHAKE = 65536
+
+
+class State(Enum):
+    """Where the connection is."""
+
+    NEW = auto()
+    HANDSHAKE = auto()
+    OPEN = auto()
+    #: Refused or broken, the transport below is closing; nothing more is read or written.
+    FAILED = auto()
+    LOST = auto()
+
+
+@implementer(ITransport, IConsumer, IPushProducer, ISSLTransport, IHalfCloseableProtocol)
+class TLSLayer(Protocol):
+    """TLS between a protocol above and a transport below.
+
+    Bytes that were read before TLS started are fed in by the caller: ``makeConnection(transport)``,
+    then ``dataReceived(sniffed)``.
+
+    :param upper: connected after the handshake and ``check``; never told anything otherwise.  It stays
+        in the attribute ``protocol``, which may be replaced as that of Twisted's transports.
+    :param server_hostname: the name sent as SNI.
+    :param check: called once the handshake is done; if it raises, the connection is closed.
+    :param timeout: seconds for the handshake.
+    :param failed: hears why, once, if ``upper`` was never connected: a Failure with a
+        :class:`~teleport_db.errors.TeleportDBError`, or with what ``check`` raised.
+    :param connected: called once, just after ``upper`` was connected and before it is given data.
+
+    After the handshake: ``peer_certificate`` (DER), ``alpn``, ``version`` (as ``"TLSv1.3"``).
+    """
+
+    disconnecting = False
+    peer_certificate: bytes | None = None
+    alpn: str | None = None
+    version: str = ""
+    transport: Any
+
+    def __init__(
+        self,
+        upper: Any,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        clock: IReactorTime,
+        server_hostname: str | None = None,
+        check: Callable[[TLSLayer], None] | None = None,
+        timeout: float = 10.0,
+        failed: Callable[[Failure], None] | None = None,
+        connected: Callable[[], None] | None = None,
+    ) -> None:
+        self.protocol = upper
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        self._check = check
+        self._failed = failed
+        self._connected = connected
+        self._clock = clock
+        self._timeout = timeout
+        self._timer: IDelayedCall | None = None
+        self._state = State.NEW
+        self._handshake_bytes = 0
+        self._paused = False  # by the protocol above
+        self._paused_below = False
+        self._delivering = False
+        self._held: list[bytes] = []  # decrypted before close_notify had to be sent
+        self._producer: Any = None
+        self._read_closed = False  # close_notify came
+        self._write_closed = False  # close_notify went
+        self._half_closing = False  # asked to, waiting for the producer
+        self._end_told = False  # ... and the protocol above has heard of it
+        self._end_below = False  # the bytes below ended
+        self._lost_below: Failure | None = None  # the connection below is gone, held bytes are not yet delivered
+        self._reason: Failure | None = None  # what the protocol above will be told
+
+    def __repr__(self) -> str:
+        return f"<TLSLayer {self._state.name} of {type(getattr(self, 'protocol', None)).__name__}>"
+
+    # The handshake.
+
+    def connectionMade(self) -> None:
+        """The transport below is there: the handshake starts."""
+        self._state = State.HANDSHAKE
+        self._timer = self._clock.callLater(self._timeout, self._timed_out)
+        self._shake()
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        if self._state is State.HANDSHAKE:
+            self._fail(Failure(ConnectionTrouble(f"no TLS handshake within {self._timeout:g} seconds")), abort=True)
+        else:
+            self._abort_below()
+
+    def _shake(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+            if self._handshake_bytes > MAX_HANDSHAKE:
+                self._fail(Failure(ConnectionTrouble("the TLS handshake is too large")), abort=True)
+            elif self._end_below:
+                self._fail(Failure(_cut_short()))
+            return
+        except ssl.SSLError as error:
+            self._flush()
+            self._fail(Failure(trouble(error)))
+            return
+        self.version = self._tls.version() or ""
+        self.alpn = self._tls.selected_alpn_protocol()
+        self.peer_certificate = self._tls.getpeercert(binary_form=True)
+        if self._check is not None:
+            try:
+                self._check(self)
+            except Exception:
+                # Row 6 of the security notes: any exception refuses.  The other side gets no close_notify:
+                # a refusal must not look like a clean end.
+                self._fail(Failure())
+                return
+        if self._state is not State.HANDSHAKE:
+            return
+        self._cancel_timer()
+        self._state = State.OPEN
+        connected, self._connected, self._check, self._failed = self._connected, None, None, None
+        # A server's last flight carries the session tickets; it goes down as one write.
+        self._flush()
+        if self._state is not State.OPEN:
+            return
+        self._delivering = True
+        try:
+            self.protocol.makeConnection(self)
+            if connected is not None:
+                connected()
+        finally:
+            self._delivering = False
+        self._deliver()
+
+    def _fail(self, why: Failure, *, abort: bool = False) -> None:
+        """The handshake failed: close below, and tell whoever waits."""
+        if self._state is not State.HANDSHAKE:
+            return
+        failed = self._refuse()
+        if abort:
+            self._abort_below()
+        else:
+            self._close_below(bounded=True)
+        if failed is not None:
+            failed(why)
+
+    def _refuse(self) -> Callable[[Failure], None] | None:
+        self._state = State.FAILED
+        self.disconnecting = True
+        self._cancel_timer()
+        failed, self._failed, self._check, self._connected = self._failed, None, None, None
+        return failed
+
+    # The protocol of the transport below.
+
+    def dataReceived(self, data: bytes) -> None:
+        """Encrypted bytes from below."""
+        if self._state is State.OPEN:
+            if self.disconnecting or self._read_closed:
+                return
+            self._incoming.write(data)
+            if not self._paused and not self._delivering:
+                self._deliver()
+        elif self._state is State.HANDSHAKE:
+            self._incoming.write(data)
+            self._handshake_bytes += len(data)
+            self._shake()
+
+    def _decrypt(self) -> bytes:
+        """What is there, up to about 64 KiB; notes the end in ``_read_closed`` or ``_reason``."""
+        if self._held:
+            data = b"".join(self._held)
+            self._held.clear()
+            return data
+        incoming, read = self._incoming, self._tls.read
+        if not incoming.pending:
+            return b""
+        pieces: list[bytes] = []
+        try:
+            data = read(RECORD)
+            if data and not incoming.pending:
+                return data  # one record, the usual case, and no exception to say that there is no other
+            size = 0
+            while data:
+                pieces.append(data)
+                size += len(data)
+                if size >= DELIVERY or not incoming.pending:
+                    break
+                data = read(RECORD)
+            else:
+                self._read_closed = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self._read_closed = True
+        except ssl.SSLError as error:
+            self._reason = Failure(trouble(error))
+        return b"".join(pieces)
+
+    def _deliver(self) -> None:
+        """Hand up what can be decrypted, as long as the protocol above takes it; then see to the end."""
+        self._delivering = True
+        try:
+            while not self._paused and not self.disconnecting:
+                data = self._decrypt()
+                if not data:
+                    break
+                self.protocol.dataReceived(data)
+                if not self._incoming.pending and not self._held:
+                    break
+        except BaseException:
+            # The transport below decides what an exception means; but if it is gone, nobody asks again.
+            if self._lost_below is not None:
+                self._gone(self._lost_below)
+            raise
+        finally:
+            self._delivering = False
+        if self._outgoing.pending:
+            self._flush()  # answers of TLS itself: a key update, an alert
+        if (
+            self._paused != self._paused_below
+            or self._read_closed
+            or self._end_below
+            or self._reason is not None
+            or self._lost_below is not None
+        ):
+            self._settle()
+
+    def _settle(self) -> None:
+        """After a delivery: the ends that are due, and the pause below as it is above."""
+        if self._state is not State.OPEN:
+            return
+        drained = self.disconnecting or not (self._incoming.pending or self._held)
+        if not self.disconnecting and self._lost_below is None:
+            if self._reason is not None:
+                self._broken()
+            elif self._read_closed and not self._held:
+                self._peer_closed()
+            elif self._end_below and drained and not self._read_closed:
+                self._reason = _truncated()
+                self._broken(abort=True)
+            if self._state is not State.OPEN:
+                return
+        if self._lost_below is None:
+            self._sync_pause()
+        elif drained or self._reason is not None or (self._read_closed and not self._held):
+            self._gone(self._lost_below)
+
+    def _sync_pause(self) -> None:
+        """Pause or resume below as the protocol above wants it."""
+        if self._paused == self._paused_below or self._end_below or self.disconnecting:
+            return
+        self._paused_below = self._paused
+        if self._paused:
+            self.transport.pauseProducing()
+        else:
+            self.transport.resumeProducing()
+
+    def _peer_closed(self) -> None:
+        """close_notify came: a half-close for a protocol that knows them, the end for others."""
+        if self._end_told:
+            return
+        self._end_told = True
+        half = IHalfCloseableProtocol(self.protocol, None)
+        if half is not None:
+            half.readConnectionLost()
+            if self._state is State.OPEN and self._write_closed and not self.disconnecting:
+                self.disconnecting = True
+                self._close_below(bounded=True)
+            return
+        self._stop_producer()
+        self._reason = Failure(ConnectionDone())
+        self.disconnecting = True
+        self._send_close_notify()
+        self._close_below(bounded=True)
+
+    def _broken(self, *, abort: bool = False) -> None:
+        """Records that are not the peer's, an alert, a cut: nothing more can be read or written."""
+        self.disconnecting = self._write_closed = True
+        self._stop_producer()
+        if abort:
+            self._abort_below()
+        else:
+            self._close_below(bounded=True)
+
+    def readConnectionLost(self) -> None:
+        """The bytes below ended (from a transport that can half-close)."""
+        if self._end_below:
+            return
+        self._end_below = True
+        if self._state is State.HANDSHAKE:
+            self._shake()
+        elif self._state is State.OPEN and not self._delivering:
+            self._settle()
+
+    def writeConnectionLost(self) -> None:
+        """The half-close below is done."""
+        if self._state is State.OPEN:
+            half = IHalfCloseableProtocol(self.protocol, None)
+            if half is not None:
+                half.writeConnectionLost()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The transport below is gone; the protocol above hears of it after what it is still owed."""
+        if self._state is not State.OPEN:
+            handshaking = self._state is State.HANDSHAKE
+            failed = self._refuse()
+            self._state = State.LOST
+            if handshaking and failed is not None:
+                failed(Failure(_cut_short()))
+            return
+        if self._lost_below is not None:
+            return
+        self._cancel_timer()
+        self._lost_below = reason
+        if self._paused and not self.disconnecting and (self._incoming.pending or self._held):
+            self._producer = None  # the transport below has stopped it
+        elif not self._delivering:
+            self._gone(reason)
+
+    def _gone(self, below: Failure) -> None:
+        reason = self._reason
+        if reason is None and self._read_closed and IHalfCloseableProtocol(self.protocol, None) is None:
+            # The clean end had come, and a protocol that knows no half-close was owed nothing else.
+            reason = Failure(ConnectionDone())
+        if reason is None:
+            ended = self._read_closed or (self.disconnecting and self._write_closed)
+            reason = _truncated() if below.check(ConnectionDone) and not ended else below
+        self._state = State.LOST
+        self.disconnecting = True
+        self._producer = None
+        self._held.clear()
+        protocol = self.protocol
+        del self._tls, self._incoming, self._outgoing, self.protocol
+        protocol.connectionLost(reason)
+
+    # The transport of the protocol above.
+
+    def write(self, data: bytes) -> None:
+        """Encrypt and hand down at once; dropped after the end, as by every transport."""
+        if self._write_closed or self._state is not State.OPEN or not data:
+            return
+        if self.disconnecting and self._producer is None:
+            return
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            if self._reason is None:
+                self._reason = Failure(trouble(error))
+            if not self._delivering and not self.disconnecting:
+                self._broken()
+            return
+        self.transport.write(self._outgoing.read())
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """One write of all the pieces."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Send close_notify and close below after what was written.
+
+        As with Twisted's transports a registered producer may finish first: the close waits until it is
+        unregistered.  Nothing is delivered any more.
+        """
+        if self.disconnecting or self._state is not State.OPEN:
+            if self._state is State.HANDSHAKE:
+                self._fail(Failure(ConnectionTrouble("the connection was given up during the TLS handshake")))
+            return
+        self.disconnecting = True
+        if self._lost_below is not None:
+            # Gone already, only held bytes were still owed.  Not from here: callers do not expect it.
+            self._clock.callLater(0, self._give_up)
+        elif self._producer is None:
+            self._finish()
+
+    def _give_up(self) -> None:
+        if self._state is State.OPEN and self._lost_below is not None:
+            self._gone(self._lost_below)
+
+    def _finish(self) -> None:
+        self._send_close_notify()
+        self._close_below()
+
+    def loseWriteConnection(self) -> None:
+        """Send close_notify and half-close below; reading goes on.  Waits for a registered producer."""
+        if self._state is not State.OPEN or self._write_closed or self.disconnecting:
+            return
+        if self._producer is not None:
+            self._half_closing = True
+            return
+        self._send_close_notify()
+        lose = getattr(self.transport, "loseWriteConnection", None)
+        if self._read_closed:
+            self.disconnecting = True
+            self._close_below(bounded=True)
+        elif lose is not None:
+            lose()
+
+    def abortConnection(self) -> None:
+        """Drop the connection below at once, and whatever waits."""
+        if self._state is State.LOST:
+            return
+        self.disconnecting = self._write_closed = True
+        if self._lost_below is not None:
+            self._clock.callLater(0, self._give_up)
+            return
+        self._abort_below()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """The transport below paces it: every write here is one write there."""
+        if self._producer is not None:
+            raise RuntimeError(f"cannot register {producer!r}: {self._producer!r} was never unregistered")
+        if self._state is not State.OPEN or self._write_closed or self._lost_below is not None:
+            producer.stopProducing()
+            return
+        self._producer = producer
+        self.transport.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """The producer is done; a close that waited for it goes on."""
+        if self._producer is None:
+            return
+        self._producer = None
+        if self._lost_below is None:
+            self.transport.unregisterProducer()
+        if self._state is State.OPEN and self._lost_below is None and not self._write_closed:
+            if self.disconnecting:
+                self._finish()
+            elif self._half_closing:
+                self.loseWriteConnection()
+
+    def pauseProducing(self) -> None:
+        """Deliver nothing until :meth:`resumeProducing`; reading below stops too."""
+        self._paused = True
+        if self._state is State.OPEN and not self._delivering and self._lost_below is None:
+            self._sync_pause()
+
+    def resumeProducing(self) -> None:
+        """Deliver what was held, then let the transport below read again."""
+        self._paused = False
+        if self._state is State.OPEN and not self._delivering:
+            self._deliver()
+
+    def stopProducing(self) -> None:
+        """As :meth:`loseConnection`."""
+        self.loseConnection()
+
+    def getPeer(self) -> Any:
+        """The peer of the transport below."""
+        return self.transport.getPeer()
+
+    def getHost(self) -> Any:
+        """This side's address of the transport below."""
+        return self.transport.getHost()
+
+    def getPeerCertificate(self) -> Any:
+        """The peer's certificate as pyOpenSSL's ``X509``, or None."""
+        if self.peer_certificate is None:
+            return None
+        from OpenSSL.crypto import FILETYPE_ASN1, load_certificate
+
+        return load_certificate(FILETYPE_ASN1, self.peer_certificate)
+
+    def getTcpNoDelay(self) -> bool:
+        """As the transport below; one that is no TCP delays nothing."""
+        return bool(self._below("getTcpNoDelay", True))
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Passed on to a transport below that knows it."""
+        self._below("setTcpNoDelay", None, enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        """As the transport below; False for one that is no TCP."""
+        return bool(self._below("getTcpKeepAlive", False))
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Passed on to a transport below that knows it."""
+        self._below("setTcpKeepAlive", None, enabled)
+
+    def _below(self, name: str, default: Any, *args: Any) -> Any:
+        method = getattr(self.transport, name, None)
+        return default if method is None else method(*args)
+
+    # Downwards.
+
+    def _flush(self) -> None:
+        if self._outgoing.pending:
+            self.transport.write(self._outgoing.read())
+
+    def _send_close_notify(self) -> None:
+        if self._write_closed:
+            return
+        # OpenSSL looks for the peer's close_notify in the same call, and data before it breaks the
+        # connection for good: so what has arrived is decrypted first.
+        held, self._held = self._held, []
+        while not self._read_closed and self._reason is None and self._incoming.pending:
+            data = self._decrypt()
+            if not data:
+                break
+            held.append(data)
+        self._held = held
+        self._write_closed = True
+        # WantRead: the peer's has not come yet.  Anything else: there is nobody to tell.
+        with contextlib.suppress(ssl.SSLError):
+            self._tls.unwrap()
+        self._flush()
+
+    def _close_below(self, *, bounded: bool = False) -> None:
+        """Close below after what was written; ``bounded``: abort if that takes longer than the timeout."""
+        if bounded and self._timer is None:
+            self._timer = self._clock.callLater(self._timeout, self._timed_out)
+        self.transport.loseConnection()
+
+    def _abort_below(self) -> None:
+        abort = getattr(self.transport, "abortConnection", None) or self.transport.loseConnection
+        abort()
+
+    def _stop_producer(self) -> None:
+        """The producer above has nobody to write to any more."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            self.transport.unregisterProducer()
+            producer.stopProducing()
+
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+
+def _truncated() -> Failure:
+    return Failure(ConnectionLost("the connection ended without TLS close_notify"))
+
+
+def _cut_short() -> ConnectionTrouble:
+    return ConnectionTrouble("the connection was closed during the TLS handshake")

@@ -1,0 +1,211 @@
+"""TLS for endpoints and factories: the public face of the TLS layer.
+
+The layer itself is in :mod:`teleport_db.net.tlsconnection`; here are the two ways in::
+
+    TLSClientEndpoint(below, context, name=...)   dial below ─▶ TLS ─▶ verify_name ─▶ the factory's protocol
+    TLSServerFactory(factory, context)            listener ─▶ TLS ─▶ check ─▶ the factory's protocol
+"""
+
+# mypy: disallow-untyped-calls=False
+# (Failure has no annotations in Twisted.)
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, ServerFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from teleport_db.certs.tls import verify_name
+from teleport_db.errors import AuthenticationFailed, ConnectionTrouble, TeleportDBError
+from teleport_db.net.tlsconnection import State, TLSLayer
+
+__all__ = ["State", "TLSClientEndpoint", "TLSLayer", "TLSServerFactory"]
+
+Check = Callable[[TLSLayer], None]
+
+
+def is_address(name: str) -> bool:
+    """Whether ``name`` is an IP literal."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@implementer(IStreamClientEndpoint)
+class TLSClientEndpoint:
+    """TLS over another endpoint, to a peer of a known name.
+
+    :param name: whom the certificate must name (DNS name or IP literal); None checks no name.
+    :param server_hostname: the SNI; left out it is ``name``, if that is a DNS name.
+    :param check: called after the name was verified; what it raises fails the connection.
+    :param timeout: seconds for the handshake; connecting is the endpoint's own affair.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        context: ssl.SSLContext,
+        *,
+        clock: IReactorTime,
+        name: str | None = None,
+        server_hostname: str | None = None,
+        check: Check | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        self._endpoint, self._context, self._clock = endpoint, context, clock
+        self._name, self._check, self._timeout = name, check, timeout
+        if server_hostname is None and name is not None and not is_address(name):
+            server_hostname = name
+        self._server_hostname = server_hostname
+
+    def __repr__(self) -> str:
+        return f"<TLSClientEndpoint {self._name or 'anyone'} over {self._endpoint!r}>"
+
+    def verify(self, layer: TLSLayer) -> None:
+        """The certificate is for our name, and the caller's check passes."""
+        if self._name is not None:
+            if layer.peer_certificate is None:
+                raise AuthenticationFailed(f"{self._name} has no certificate")
+            verify_name(layer.peer_certificate, self._name)
+        if self._check is not None:
+            self._check(layer)
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        """Connect, and verify before any byte of the application's.
+
+        Fires with the factory's protocol, connected.  Fails with :class:`AuthenticationFailed` when the
+        other side is not who it should be or refuses us, else with :class:`ConnectionTrouble`; or with
+        ``CancelledError``, after which nothing stays open.
+        """
+        attempt = _Attempt(self, protocolFactory)
+        attempt.below = self._endpoint.connect(attempt.factory)
+        attempt.below.addErrback(attempt.fail)
+        return attempt.result
+
+    def layer(self, upper: Any, attempt: _Attempt) -> TLSLayer:
+        """The layer of one attempt."""
+        return TLSLayer(
+            upper,
+            self._context,
+            server_side=False,
+            clock=self._clock,
+            server_hostname=self._server_hostname,
+            check=self.verify,
+            timeout=self._timeout,
+            failed=attempt.fail,
+            connected=attempt.connected,
+        )
+
+
+class _Attempt:
+    """One connection being made."""
+
+    below: Deferred[Any]
+    layer: TLSLayer | None = None
+    upper: Any = None
+
+    def __init__(self, endpoint: TLSClientEndpoint, factory: IProtocolFactory) -> None:
+        self.endpoint = endpoint
+        self.result: Deferred[Any] = Deferred(self.cancel)
+        self.factory = _LayerFactory(factory, self.build)
+
+    def build(self, upper: Any) -> TLSLayer:
+        self.upper = upper
+        self.layer = self.endpoint.layer(upper, self)
+        return self.layer
+
+    def connected(self) -> None:
+        if not self.result.called:
+            self.result.callback(self.upper)
+
+    def fail(self, failure: Failure) -> None:
+        if self.result.called:
+            return
+        if failure.check(TeleportDBError, CancelledError):
+            self.result.errback(failure)
+        else:
+            self.result.errback(ConnectionTrouble(failure.getErrorMessage() or type(failure.value).__name__))
+
+    def cancel(self, result: Deferred[Any]) -> None:
+        # First the answer, so that what the closing reports does not become it.
+        result.errback(CancelledError())
+        self.below.cancel()
+        if self.layer is not None and self.layer.transport is not None:
+            self.layer.abortConnection()
+
+
+class _LayerFactory(Factory):
+    """Wraps what another factory builds into a layer; both see their starts and stops."""
+
+    noisy = False
+
+    def __init__(self, wrapped: IProtocolFactory, build: Callable[[Any], TLSLayer]) -> None:
+        self._wrapped, self._build = wrapped, build
+
+    def doStart(self) -> None:
+        self._wrapped.doStart()
+
+    def doStop(self) -> None:
+        self._wrapped.doStop()
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        upper = self._wrapped.buildProtocol(addr)  # type: ignore[arg-type]
+        return None if upper is None else self._build(upper)
+
+
+class TLSServerFactory(ServerFactory):
+    """For listeners whose TLS starts at once.
+
+    :param factory: builds the protocols above; one is connected only after its handshake and ``check``.
+    """
+
+    noisy = False
+    log = Logger()
+
+    def __init__(
+        self,
+        factory: IProtocolFactory,
+        context: ssl.SSLContext,
+        *,
+        clock: IReactorTime,
+        check: Check | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        self.wrapped, self.context, self._check, self._clock, self._timeout = factory, context, check, clock, timeout
+
+    def doStart(self) -> None:
+        """The wrapped factory starts with this one."""
+        self.wrapped.doStart()
+
+    def doStop(self) -> None:
+        """The wrapped factory stops with this one."""
+        self.wrapped.doStop()
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """A layer, or None when the wrapped factory wants no connection."""
+        upper = self.wrapped.buildProtocol(addr)  # type: ignore[arg-type]
+        if upper is None:
+            return None
+
+        def failed(why: Failure) -> None:
+            self.log.debug("TLS with {peer} failed: {why}", peer=addr, why=why.getErrorMessage())
+
+        return TLSLayer(
+            upper,
+            self.context,
+            server_side=True,
+            clock=self._clock,
+            check=self._check,
+            timeout=self._timeout,
+            failed=failed,
+        )

@@ -1,0 +1,375 @@
+"""What each route of the table does: reads the fields, asks the part that knows, shapes the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from teleport_db.api.resources import Resource, check_kind, check_name, read
+from teleport_db.auth import body as fields
+from teleport_db.auth.routes import Caller
+from teleport_db.auth.server import AuthServer
+from teleport_db.auth.signing import (
+    DATABASE_SERVER_TTL,
+    FILE_TTL,
+    MAX_DATABASE_SERVER_TTL,
+    MAX_FILE_TTL,
+    bounded_ttl,
+)
+from teleport_db.auth.times import rfc3339, seconds_of
+from teleport_db.errors import AccessDenied, BadRequest, NotFound
+from teleport_db.identity import DatabaseRoute, Identity
+
+#: Events of one shipment, and of one answer to a search.
+MAX_EVENTS, MAX_FOUND = 2000, 10_000
+
+
+@attrs.frozen
+class Call:
+    """One call: who, and everything that was sent.
+
+    :param parameters: from the path.
+    """
+
+    caller: Caller
+    body: dict[str, Any]
+    query: dict[str, str]
+    parameters: dict[str, str]
+
+    @property
+    def by(self) -> str:
+        """Who calls, for the audit log."""
+        return self.caller.name
+
+    def host(self) -> Identity:
+        """The calling host; AccessDenied for everybody who is none that could do this for itself."""
+        identity = self.caller.identity
+        if identity is None or identity.kind != "host" or self.caller.is_admin:
+            raise AccessDenied("only a host does this, for itself")
+        return identity
+
+    def whole(self, name: str) -> int | None:
+        """A number of the query."""
+        value = self.query.get(name)
+        if value is None or value == "":
+            return None
+        if not value.isascii() or not value.isdigit() or len(value) > 18:
+            raise BadRequest(f"{name} must be a whole number")
+        return int(value)
+
+
+class Calls:
+    """The API's calls, one method a route."""
+
+    def __init__(self, server: AuthServer) -> None:
+        self._server = server
+        self._listers: dict[str, Any] = {
+            "user": server.users,
+            "role": server.roles,
+            "lock": server.locks,
+        }
+
+    # What everybody may know.
+
+    async def ping(self, call: Call) -> dict[str, Any]:
+        return await self._server.ping()
+
+    async def cas(self, call: Call) -> dict[str, Any]:
+        return self._server.cas()
+
+    async def status(self, call: Call) -> dict[str, Any]:
+        return self._server.status()
+
+    # People.
+
+    async def login(self, call: Call) -> dict[str, Any]:
+        return await self._server.logins.login(
+            fields.text(call.body, "user"),
+            fields.text(call.body, "password", ""),
+            fields.text(call.body, "otp", "", limit=64),
+            public_key=fields.text(call.body, "public_key"),
+            ttl=fields.number(call.body, "ttl", 0),
+            address=fields.text(call.body, "client_address", "", limit=64) or call.caller.address,
+        )
+
+    async def show_invite(self, call: Call) -> dict[str, Any]:
+        return await self._server.invites.show(call.parameters["token"])
+
+    async def redeem_invite(self, call: Call) -> dict[str, Any]:
+        return await self._server.invites.redeem(
+            call.parameters["token"],
+            fields.text(call.body, "password"),
+            fields.text(call.body, "otp", "", limit=64),
+        )
+
+    async def change_password(self, call: Call) -> dict[str, Any]:
+        user = call.caller.user
+        if user is None:
+            raise AccessDenied("only a user does this; an administrator makes a reset")
+        proof = (fields.text(call.body, "old"), fields.text(call.body, "otp", "", limit=64))
+        new = fields.text(call.body, "password")
+        await self._server.logins.change(user.name, proof, new, address=call.caller.address)
+        return {"user": user.name}
+
+    # Hosts.
+
+    async def join(self, call: Call) -> dict[str, Any]:
+        return await self._server.joining.join(
+            fields.text(call.body, "token", limit=256),
+            fields.texts(call.body, "roles", ("db",)),
+            public_key=fields.text(call.body, "public_key"),
+            name=fields.text(call.body, "name", "", limit=256),
+            names=fields.texts(call.body, "names", ()),
+            address=call.caller.address,
+        )
+
+    async def renew(self, call: Call) -> dict[str, Any]:
+        return await self._server.joining.renew(
+            call.host(),
+            public_key=fields.text(call.body, "public_key"),
+            names=fields.texts(call.body, "names", ()),
+        )
+
+    async def announce(self, call: Call) -> dict[str, Any]:
+        host = call.host()
+        await self._server.joining.arrived(host.name)
+        return await self._server.presence.announce(host, fields.objects(call.body, "databases"))
+
+    async def leave(self, call: Call) -> dict[str, Any]:
+        await self._server.presence.leave(call.host())
+        return {}
+
+    async def watch(self, call: Call) -> dict[str, Any]:
+        kinds = [kind for kind in call.query.get("kinds", "").split(",") if kind]
+        timeout = call.whole("timeout")
+        return await self._server.watch.changes(kinds, call.whole("since"), 50 if timeout is None else timeout)
+
+    async def ship_audit(self, call: Call) -> dict[str, Any]:
+        host = call.host()
+        entries = fields.objects(call.body, "events", limit=MAX_EVENTS)
+        events = [(fields.whole(entry, "seq"), fields.mapping(entry.get("event"), "event")) for entry in entries]
+        for _, event in events:
+            _check_event(host, event, self._server.cluster_name)
+        return {"acknowledged": await self._server.audit.receive(host.name, events)}
+
+    # Certificates.
+
+    async def sign_user(self, call: Call) -> dict[str, Any]:
+        """A certificate of the caller's own for one database service, never longer than the caller's."""
+        user = call.caller.user
+        if user is None:
+            raise BadRequest("only a user has databases; sign an identity file for it instead")
+        server = self._server
+        asked = fields.mapping(call.body.get("route"), "route")
+        service = fields.text(asked, "service", limit=64)
+        announced = await server.presence.visible_to(service, call.caller.roles, user.traits)
+        route = DatabaseRoute(
+            cluster=server.cluster_name,
+            service=announced.name,
+            user=fields.text(asked, "user", "", limit=256),
+            database=fields.text(asked, "database", "", limit=256),
+            protocol=announced.protocol,
+        )
+        left = call.caller.expires - server.clock.seconds()
+        identity = self._identity(user.name, user.roles, user.traits, usage="database", route=route)
+        ttl = min(fields.number(call.body, "ttl", 0) or left, left)
+        signed = server.signing.user(identity, fields.text(call.body, "public_key"), ttl)
+        await self._signed(call, "user", signed.expires, usage="database", db_service=service)
+        return {
+            "certificate": signed.certificate,
+            "host_ca": server.cas()["host"],
+            "cluster": server.cluster_name,
+            "expires": rfc3339(signed.expires),
+        }
+
+    async def sign_identity(self, call: Call) -> dict[str, Any]:
+        """A user's identity file: full powers of that user, so it takes an administrator."""
+        server = self._server
+        name = fields.text(call.body, "user", limit=64)
+        user = await server.users.find(name)
+        ttl = bounded_ttl(fields.number(call.body, "ttl", 0), FILE_TTL, MAX_FILE_TTL)
+        identity = self._identity(user.name, user.roles, user.traits, usage="file")
+        signed = server.signing.user(identity, fields.text(call.body, "public_key"), ttl)
+        await self._signed(call, "user", signed.expires, usage="file", name=name)
+        return {
+            "certificate": signed.certificate,
+            "host_ca": server.cas()["host"],
+            "cluster": server.cluster_name,
+            "expires": rfc3339(signed.expires),
+        }
+
+    async def sign_database_server(self, call: Call) -> dict[str, Any]:
+        hosts = fields.texts(call.body, "hosts")
+        ttl = bounded_ttl(fields.number(call.body, "ttl", 0), DATABASE_SERVER_TTL, MAX_DATABASE_SERVER_TTL)
+        signed = self._server.signing.database_server(hosts, fields.text(call.body, "public_key"), ttl)
+        await self._signed(call, "db", signed.expires, names=list(hosts))
+        return {
+            "certificate": signed.certificate,
+            "ca": self._server.cas()["db_client"],
+            "expires": rfc3339(signed.expires),
+        }
+
+    async def sign_database_client(self, call: Call) -> dict[str, Any]:
+        host = call.host()
+        service = check_name("db", fields.text(call.body, "service", limit=64))
+        if host.scope is not None and service not in host.scope:
+            raise AccessDenied(f"the join token of this agent does not allow the database {service!r}")
+        user = fields.text(call.body, "user", limit=64)
+        signed = self._server.signing.database_client(user, fields.text(call.body, "public_key"))
+        await self._signed(call, "db_client", signed.expires, db_service=service, db_user=user)
+        return {
+            "certificate": signed.certificate,
+            "db_ca": self._server.cas()["db"],
+            "expires": rfc3339(signed.expires),
+        }
+
+    def _identity(self, name: str, roles: Any, traits: Any, *, usage: str, route: Any = None) -> Identity:
+        return Identity(
+            kind="user",
+            name=name,
+            cluster=self._server.cluster_name,
+            roles=roles,
+            traits=traits,
+            usage=usage,
+            route=route,
+        )
+
+    async def _signed(self, call: Call, kind: str, expires: float, **more: Any) -> None:
+        await self._server.recorder.record(
+            "cert.create", "TC000I", user=call.by, cert_type=kind, expires=rfc3339(expires), **more
+        )
+
+    # Administration.
+
+    async def databases(self, call: Call) -> dict[str, Any]:
+        user = call.caller.user
+        listing = self._server.presence.listing
+        return {"items": await (listing(None, {}) if user is None else listing(call.caller.roles, user.traits))}
+
+    async def search_audit(self, call: Call) -> dict[str, Any]:
+        limit = call.whole("limit")
+        found = await self._server.audit.search(
+            limit=min(1000 if limit is None else limit, MAX_FOUND),
+            event=call.query.get("event") or None,
+            user=call.query.get("user") or None,
+            since=_when(call.query.get("since")),
+            until=_when(call.query.get("until")),
+        )
+        return {"events": found}
+
+    async def add_user(self, call: Call) -> dict[str, Any]:
+        ttl = self._server.invites.invite_ttl(fields.number(call.body, "ttl", 0))
+        name = check_name("user", fields.text(call.body, "name"))
+        resource = Resource("user", name, {key: call.body[key] for key in ("roles", "traits") if call.body.get(key)})
+        await self._server.users.create(resource, force=False, by=call.by)
+        return await self._server.invites.invite(name, ttl, by=call.by)
+
+    async def reset_user(self, call: Call) -> dict[str, Any]:
+        ttl = fields.number(call.body, "ttl", 0)
+        return await self._server.invites.reset(call.parameters["name"], ttl, by=call.by)
+
+    async def list_tokens(self, call: Call) -> dict[str, Any]:
+        return {"items": await self._server.tokens.listing()}
+
+    async def add_token(self, call: Call) -> dict[str, Any]:
+        return await self._server.tokens.create(
+            fields.texts(call.body, "roles"),
+            ttl=fields.number(call.body, "ttl", 0),
+            value=fields.text(call.body, "value", "", limit=256),
+            databases=fields.texts(call.body, "databases", ()),
+            by=call.by,
+        )
+
+    async def delete_token(self, call: Call) -> dict[str, Any]:
+        await self._server.tokens.delete(call.parameters["name"], by=call.by)
+        return {}
+
+    # Resources.
+
+    async def _list(self, kind: str) -> list[Resource]:
+        if kind == "token":
+            return await self._server.tokens.resources()
+        if kind == "db":
+            return await self._server.presence.resources()
+        if kind == "cluster_auth_preference":
+            return [await self._server.preference.get()]
+        found: list[Resource] = await self._listers[check_kind(kind)].list()
+        return found
+
+    async def list_resources(self, call: Call) -> dict[str, Any]:
+        return {"items": [resource.to_json() for resource in await self._list(call.parameters["kind"])]}
+
+    async def get_resource(self, call: Call) -> dict[str, Any]:
+        kind, name = call.parameters["kind"], call.parameters["name"]
+        if kind in self._listers:
+            one: Resource = await self._listers[kind].get(name)
+            return one.to_json()
+        for resource in await self._list(kind):
+            if resource.name == name:
+                return resource.to_json()
+        raise NotFound(f"there is no {kind} {name[:64]!r}")
+
+    async def create_resource(self, call: Call) -> dict[str, Any]:
+        kind = check_kind(call.parameters["kind"])
+        force = call.query.get("force") in ("1", "true")
+        if force and not call.caller.may((kind, "update")):
+            raise AccessDenied(f"none of your roles allows to update a {kind}")
+        resource = read(call.body, kind)
+        if kind == "token":
+            made = await self._server.tokens.create_resource(resource, by=call.by)
+        elif kind == "cluster_auth_preference":
+            made = await self._server.preference.put(resource, revision=None, by=call.by)
+        elif kind == "db":
+            raise BadRequest("databases are announced by their agents; they cannot be created")
+        else:
+            made = await self._listers[kind].create(resource, force=force, by=call.by)
+        return made.to_json()
+
+    async def update_resource(self, call: Call) -> dict[str, Any]:
+        kind, name = check_kind(call.parameters["kind"]), call.parameters["name"]
+        resource = read(call.body, kind, name)
+        if kind == "cluster_auth_preference":
+            return (await self._server.preference.put(resource, revision=resource.revision, by=call.by)).to_json()
+        if kind not in self._listers:
+            raise BadRequest(f"a {kind} cannot be changed")
+        if resource.revision is None:
+            raise BadRequest("metadata.revision must say which revision is replaced")
+        updated: Resource = await self._listers[kind].update(resource, by=call.by)
+        return updated.to_json()
+
+    async def delete_resource(self, call: Call) -> dict[str, Any]:
+        kind, name = check_kind(call.parameters["kind"]), call.parameters["name"]
+        if kind == "token":
+            await self._server.tokens.delete(name, by=call.by)
+        elif kind == "cluster_auth_preference":
+            await self._server.preference.delete(by=call.by)
+        elif kind == "db":
+            raise BadRequest("databases are announced by their agents; stop the agent, or lock it")
+        else:
+            await self._listers[kind].delete(name, by=call.by)
+        return {}
+
+
+def _when(text: str | None) -> float | None:
+    """A time of the query: seconds since the epoch, or RFC 3339."""
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return seconds_of(text)
+
+
+def _check_event(host: Identity, event: dict[str, Any], cluster: str) -> None:
+    """An agent writes its own sessions' events, a proxy those it refused; nobody writes others'."""
+    kind = event.get("event")
+    if not isinstance(kind, str) or not isinstance(event.get("code"), str):
+        raise BadRequest("an event has an event and a code")
+    if event.get("server_id") != host.name or event.get("cluster_name") != cluster:
+        raise AccessDenied("a host ships events of its own only")
+    if "db" in host.roles and kind.startswith("db."):
+        return
+    if "proxy" in host.roles and kind == "db.session.start" and event.get("success") is False:
+        return
+    raise AccessDenied(f"this host may not write events of the kind {kind[:64]!r}")

@@ -1,0 +1,139 @@
+"""Invites and resets: a link with which somebody sets a password, once.
+
+::
+
+    /invite/HASH       {"user": NAME}                        finds the user by the link
+    /credentials/NAME  {..., "invite": {"hash": HASH, ...}}  says whether the link still counts
+
+A user has one at a time: a newer one, or a redemption, makes the older worthless.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+
+from teleport_db.auth import otp
+from teleport_db.auth.passwords import Passwords, check_new
+from teleport_db.auth.preference import Preference
+from teleport_db.auth.recorder import Recorder
+from teleport_db.auth.secrets import NewToken, hashed, new_token
+from teleport_db.auth.signing import HOUR, bounded_ttl
+from teleport_db.auth.times import rfc3339
+from teleport_db.auth.users import CREDENTIALS, Users
+from teleport_db.errors import BadRequest, NotFound, RevisionConflict
+from teleport_db.interfaces import IBackend, Item
+
+PREFIX = "/invite/"
+#: Seconds, as Teleport's: an hour, at most two days for an invite and one for a reset.
+DEFAULT_TTL, MAX_INVITE_TTL, MAX_RESET_TTL = HOUR, 48 * HOUR, 24 * HOUR
+GONE = "this link is unknown, over, or was used already; ask for another one"
+
+
+class Invites:
+    """Makes and redeems links."""
+
+    def __init__(
+        self,
+        backend: IBackend,
+        recorder: Recorder,
+        *,
+        users: Users,
+        passwords: Passwords,
+        preference: Preference,
+        cluster: str,
+        clock: IReactorTime,
+        token: NewToken = new_token,
+    ) -> None:
+        self._backend = backend
+        self._recorder = recorder
+        self._users = users
+        self._passwords = passwords
+        self._preference = preference
+        self._cluster = cluster
+        self._clock = clock
+        self._token = token
+
+    def invite_ttl(self, asked: float) -> float:
+        """Seconds an invite lives; BadRequest when that is too long."""
+        return bounded_ttl(asked, DEFAULT_TTL, MAX_INVITE_TTL)
+
+    async def invite(self, name: str, ttl: float, *, by: str) -> dict[str, Any]:
+        """A link for a user who was just made; the answer of ``POST /v1/users``."""
+        return await self._make(name, "invite", self.invite_ttl(ttl), by)
+
+    async def reset(self, name: str, ttl: float, *, by: str) -> dict[str, Any]:
+        """A link for a user who lost the password; from now on the old one does not open anything."""
+        await self._users.find(name)
+        return await self._make(name, "reset", bounded_ttl(ttl, DEFAULT_TTL, MAX_RESET_TTL), by)
+
+    async def _make(self, name: str, purpose: str, ttl: float, by: str) -> dict[str, Any]:
+        token = self._token()
+        expires = self._clock.seconds() + ttl
+        await self._backend.put(PREFIX + hashed(token), {"user": name}, expires)
+        invite = {"hash": hashed(token), "purpose": purpose, "otp": otp.new_secret(), "expires": expires}
+        await self._backend.put(CREDENTIALS + name, {"password": None, "otp": None, "step": 0, "invite": invite})
+        await self._recorder.record(
+            "reset_password_token.create", "T6000I", user=by, name=name, purpose=purpose, expires=rfc3339(expires)
+        )
+        return {"user": name, "token": token, "expires": rfc3339(expires)}
+
+    async def _find(self, token: str) -> tuple[str, Item]:
+        """The user of a link that counts, and its credentials; NotFound in the same words else."""
+        digest = hashed(token)
+        try:
+            name = (await self._backend.get(PREFIX + digest)).value["user"]
+            item = await self._backend.get(CREDENTIALS + name)
+        except NotFound:
+            raise NotFound(GONE) from None
+        invite = item.value.get("invite")
+        if invite is None or not hmac.compare_digest(invite["hash"], digest):
+            raise NotFound(GONE)
+        if invite["expires"] <= self._clock.seconds():
+            raise NotFound(GONE)
+        return name, item
+
+    async def show(self, token: str) -> dict[str, Any]:
+        """What the page of the link shows: the answer of ``GET /v1/invites/TOKEN``."""
+        name, item = await self._find(token)
+        invite = item.value["invite"]
+        second_factor = await self._preference.second_factor()
+        secret = invite["otp"]
+        shown = {"secret": secret, "uri": otp.provisioning_uri(secret, name, self._cluster)}
+        return {
+            "user": name,
+            "purpose": invite["purpose"],
+            "second_factor": second_factor,
+            "otp": None if second_factor == "off" else shown,
+            "expires": rfc3339(invite["expires"]),
+        }
+
+    async def redeem(self, token: str, password: str, code: str) -> dict[str, Any]:
+        """Set the password; of any number at once, one does.
+
+        Raises NotFound when the link does not count (any more), BadRequest for a password that is too
+        short or a code that does not fit, after which the link still counts.
+        """
+        name, item = await self._find(token)
+        check_new(password)
+        second_factor = await self._preference.second_factor()
+        secret, step = None, 0
+        if second_factor in ("otp", "on") or (second_factor == "optional" and code):
+            secret = item.value["invite"]["otp"]
+            matched = otp.matching_step(secret, code, self._clock.seconds())
+            if matched is None:
+                raise BadRequest("the one-time code does not fit; scan the picture and type the code it shows now")
+            step = matched
+        encoded = await self._passwords.hash(password)
+        value = {"password": encoded, "otp": secret, "step": step, "invite": None}
+        try:
+            await self._backend.compare_and_swap(item.key, item.revision, value)
+        except (RevisionConflict, NotFound):
+            raise NotFound(GONE) from None
+        with contextlib.suppress(NotFound):
+            await self._backend.delete(PREFIX + hashed(token))
+        await self._recorder.record("user.password_change", "T1005I", user=name)
+        return {"user": name}

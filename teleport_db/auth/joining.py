@@ -1,0 +1,212 @@
+"""Hosts: how they join with a token, and how they renew what they got.
+
+::
+
+    /host/ID  {"roles", "scope", "name", "key": fingerprint, "token": HASH | null}
+
+A refusal goes to the log and not to the audit log, which strangers could fill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+from cryptography.hazmat.primitives import serialization
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from teleport_db.auth.recorder import Recorder
+from teleport_db.auth.signing import Signing
+from teleport_db.auth.tokens import GIVEN, Grant, JoinTokens, normal_roles
+from teleport_db.auth.tokens import PREFIX as TOKENS
+from teleport_db.certs.keys import load_public
+from teleport_db.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, RevisionConflict
+from teleport_db.identity import Identity, auth_name
+from teleport_db.interfaces import IBackend, Item
+
+log = Logger()
+
+HOSTS = "/host/"
+#: Names and addresses of one proxy.
+MAX_NAMES = 64
+INVALID = "the join token is not valid: it is unknown, over, or was used by somebody else"
+
+
+def fingerprint(public_key: str) -> str:
+    """SHA-256 of a public key's SPKI, in hexadecimal; BadRequest for what is no key."""
+    der = load_public(public_key.encode("utf-8", "replace")).public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(der).hexdigest()
+
+
+@attrs.frozen
+class _Joiner:
+    """A host that shows a token; ``key`` is its public key's fingerprint."""
+
+    roles: tuple[str, ...]
+    public_key: str
+    key: str
+    name: str
+    names: tuple[str, ...]
+    address: str
+
+
+class Joining:
+    """Makes hosts members of the cluster."""
+
+    def __init__(
+        self,
+        backend: IBackend,
+        recorder: Recorder,
+        *,
+        tokens: JoinTokens,
+        signing: Signing,
+        clock: IReactorTime,
+        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+    ) -> None:
+        self._backend = backend
+        self._recorder = recorder
+        self._tokens = tokens
+        self._signing = signing
+        self._clock = clock
+        self._new_id = new_id
+
+    async def join(
+        self, token: str, roles: Sequence[str], *, public_key: str, name: str, names: Sequence[str], address: str
+    ) -> dict[str, Any]:
+        """Trade a token for a host's certificates; the answer of ``POST /v1/join``.
+
+        :param name: the host's own name for itself, for people.
+        :param names: further names and addresses of a proxy.
+        """
+        asked = normal_roles(roles or ("db",))
+        key = fingerprint(public_key)
+        grant = await self._tokens.find(token)
+        if grant is None:
+            log.warn("a host at {address} was refused: its token is not valid", address=address)
+            raise AccessDenied(INVALID)
+        if not set(asked) <= set(grant.roles) & set(GIVEN):
+            raise AccessDenied(f"this join token does not allow the role {', '.join(asked)}")
+        joiner = _Joiner(asked, public_key, key, name, tuple(self._names(asked, names)), address)
+        if grant.item is None:
+            return await self._join_static(grant, joiner)
+        return await self._join_once(grant, grant.item, joiner)
+
+    async def _join_static(self, grant: Grant, joiner: _Joiner) -> dict[str, Any]:
+        # The same key is the same host, so that a lost answer leaves no ghost behind.
+        host_id = str(uuid.UUID(bytes=bytes.fromhex(joiner.key)[:16], version=4))
+        answer = self._sign(host_id, grant, joiner)
+        with contextlib.suppress(AlreadyExists):
+            await self._backend.create(HOSTS + host_id, _host(grant, joiner, None))
+        stored = (await self._backend.get(HOSTS + host_id)).value
+        if stored["key"] != joiner.key or tuple(stored["roles"]) != joiner.roles or stored["scope"] is not None:
+            raise AccessDenied("this key has joined already, with other roles; make a new one")
+        await self._joined(host_id, grant, joiner)
+        return answer
+
+    async def _join_once(self, grant: Grant, item: Item, joiner: _Joiner) -> dict[str, Any]:
+        redeemed = item.value["redeemed"]
+        if redeemed is None:
+            answer = self._sign(self._new_id(), grant, joiner)
+            redeemed = await self._redeem(item, {"key": joiner.key, "answer": answer})
+        if not hmac.compare_digest(redeemed["key"], joiner.key):
+            log.warn("a host at {address} was refused: its token was used already", address=joiner.address)
+            raise AccessDenied(INVALID)
+        answer = dict(redeemed["answer"])
+        # After a crash between the two writes the repetition makes the host known.
+        try:
+            stored = _host(grant, joiner, item.key.removeprefix(TOKENS))
+            await self._backend.create(HOSTS + answer["host_id"], stored)
+        except AlreadyExists:
+            return answer
+        await self._joined(answer["host_id"], grant, joiner)
+        return answer
+
+    async def _redeem(self, item: Item, redeemed: dict[str, Any]) -> dict[str, Any]:
+        """Bind a token to a key; what it is bound to now, perhaps by somebody who was faster."""
+        try:
+            value = {**item.value, "redeemed": redeemed}
+            stored = await self._backend.compare_and_swap(item.key, item.revision, value, item.expires)
+        except RevisionConflict:
+            # Perhaps this very host was, and its first answer got lost.
+            with contextlib.suppress(NotFound):
+                stored = await self._backend.get(item.key)
+                return dict(stored.value["redeemed"])
+            raise AccessDenied(INVALID) from None
+        except NotFound:
+            raise AccessDenied(INVALID) from None
+        return dict(stored.value["redeemed"])
+
+    def _sign(self, host_id: str, grant: Grant, joiner: _Joiner) -> dict[str, Any]:
+        return self._signing.host(host_id, joiner.roles, joiner.public_key, names=joiner.names, scope=grant.databases)
+
+    async def arrived(self, host_id: str) -> None:
+        """A host has shown its certificate, so it has its answer: its token is over for good."""
+        try:
+            item = await self._backend.get(HOSTS + host_id)
+        except NotFound:
+            return
+        if item.value["token"] is None:
+            return
+        with contextlib.suppress(NotFound):
+            await self._backend.delete(TOKENS + item.value["token"])
+        with contextlib.suppress(NotFound, RevisionConflict):
+            await self._backend.compare_and_swap(item.key, item.revision, {**item.value, "token": None})
+
+    async def renew(self, caller: Identity, *, public_key: str, names: Sequence[str]) -> dict[str, Any]:
+        """New certificates for a host that has valid ones: same id, same roles, same scope."""
+        if set(caller.roles) & {"admin"}:
+            raise BadRequest("the local administrator's certificate is made at each start of auth")
+        names = self._names(caller.roles, names)
+        answer = self._signing.host(caller.name, caller.roles, public_key, names=names, scope=caller.scope)
+        await self.arrived(caller.name)
+        await self._recorder.record(
+            "cert.create", "TC000I", user=caller.name, cert_type="host", expires=answer["expires"]
+        )
+        return answer
+
+    def _names(self, roles: Sequence[str], names: Sequence[str]) -> list[str]:
+        """The names a host may add: a proxy any but those of the cluster's own services; others none."""
+        if "proxy" not in roles:
+            return []
+        if len(names) > MAX_NAMES:
+            raise BadRequest(f"a proxy has at most {MAX_NAMES} names")
+        cluster = self._signing.cluster.lower()
+        for name in names:
+            lowered = name.lower().rstrip(".")
+            label = lowered.removesuffix("." + cluster)
+            if lowered == auth_name(cluster) or (label != lowered and _is_id(label)):
+                raise AccessDenied(f"{name} is the name of another service of the cluster")
+        return [name for name in names if name]
+
+    async def _joined(self, host_id: str, grant: Grant, joiner: _Joiner) -> None:
+        await self._recorder.record(
+            "instance.join",
+            "TJ001I",
+            server_id=host_id,
+            node_name=joiner.name,
+            roles=list(joiner.roles),
+            method="static token" if grant.item is None else "token",
+            databases=list(grant.databases or ()),
+            success=True,
+        )
+
+
+def _host(grant: Grant, joiner: _Joiner, token: str | None) -> dict[str, Any]:
+    scope = None if grant.databases is None else list(grant.databases)
+    return {"roles": list(joiner.roles), "scope": scope, "name": joiner.name, "key": joiner.key, "token": token}
+
+
+def _is_id(label: str) -> bool:
+    try:
+        uuid.UUID(label)
+    except ValueError:
+        return False
+    return True

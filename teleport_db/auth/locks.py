@@ -1,0 +1,140 @@
+"""Locks: they stop a user, all holders of a role, or a host, now and everywhere.
+
+Auth keeps them in memory, fed by the backend's watch, because every call asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from teleport_db.api.resources import Resource, check_name
+from teleport_db.auth import body as fields
+from teleport_db.auth.recorder import Recorder
+from teleport_db.auth.times import rfc3339, seconds_of
+from teleport_db.errors import AccessDenied, BadRequest
+from teleport_db.identity import Identity
+from teleport_db.interfaces import Change, IBackend, Item
+
+PREFIX = "/lock/"
+#: What a lock's target may name; ``node`` is Teleport's older word for ``server_id``.
+TARGETS = ("user", "role", "server_id")
+
+
+@attrs.frozen
+class Lock:
+    """One lock that holds until ``expires`` (seconds since the epoch, None for ever)."""
+
+    name: str
+    target: tuple[str, str]
+    message: str
+    expires: float | None
+
+
+def resource_of(item: Item) -> Resource:
+    """A stored lock as the API spells it."""
+    expires = rfc3339(item.expires) if item.expires is not None else ""
+    spec = dict(item.value)
+    if expires:
+        spec["expires"] = expires
+    return Resource("lock", item.key.removeprefix(PREFIX), spec, item.revision, expires)
+
+
+class Locks:
+    """All locks of the cluster."""
+
+    def __init__(self, backend: IBackend, recorder: Recorder, *, clock: IReactorTime) -> None:
+        self._backend = backend
+        self._recorder = recorder
+        self._clock = clock
+        self._locks: dict[str, Lock] = {}
+        self._stop: Callable[[], None] | None = None
+
+    async def start(self) -> None:
+        """Read all locks, and from now on hear of every change."""
+        self._stop = self._backend.watch(PREFIX, self._changed)
+        for item in await self._backend.range(PREFIX):
+            self._changed(Change(item.key, item.revision, item))
+
+    def stop(self) -> None:
+        """Hear no more."""
+        if self._stop is not None:
+            self._stop()
+
+    def _changed(self, change: Change) -> None:
+        name = change.key.removeprefix(PREFIX)
+        if change.item is None:
+            self._locks.pop(name, None)
+        else:
+            ((kind, value),) = change.item.value["target"].items()
+            message = change.item.value.get("message", "")
+            self._locks[name] = Lock(name, (kind, value), message, change.item.expires)
+
+    def check_user(self, name: str, roles: tuple[str, ...]) -> None:
+        """Raise AccessDenied when a lock stops this user."""
+        self._check({("user", name), *(("role", role) for role in roles)})
+
+    def check(self, identity: Identity) -> None:
+        """Raise AccessDenied when a lock stops whoever holds this identity."""
+        if identity.kind == "user":
+            self.check_user(identity.name, identity.roles)
+        else:
+            self._check({("server_id", identity.name)})
+
+    def _check(self, targets: set[tuple[str, str]]) -> None:
+        now = self._clock.seconds()
+        for lock in self._locks.values():
+            if lock.target in targets and (lock.expires is None or lock.expires > now):
+                kind, value = lock.target
+                message = f": {lock.message}" if lock.message else ""
+                raise AccessDenied(f"{kind} {value!r} is locked{message}", reasons=(f"lock {lock.name}",))
+
+    # The API.
+
+    async def list(self) -> list[Resource]:
+        """All that hold, by name."""
+        return [resource_of(item) for item in await self._backend.range(PREFIX)]
+
+    async def get(self, name: str) -> Resource:
+        """One; NotFound."""
+        return resource_of(await self._backend.get(PREFIX + name))
+
+    async def create(self, resource: Resource, *, force: bool, by: str) -> Resource:
+        """Store a lock; it holds from the moment this answers."""
+        value, expires = self._parsed(resource)
+        write = self._backend.put if force else self._backend.create
+        item = await write(PREFIX + check_name("lock", resource.name), value, expires)
+        await self._recorder.record("lock.created", "TLK00I", user=by, name=resource.name, target=value["target"])
+        return resource_of(item)
+
+    async def update(self, resource: Resource, *, by: str) -> Resource:
+        """Replace the lock of exactly this revision."""
+        value, expires = self._parsed(resource)
+        item = await self._backend.compare_and_swap(PREFIX + resource.name, resource.revision or 0, value, expires)
+        await self._recorder.record("lock.created", "TLK00I", user=by, name=resource.name, target=value["target"])
+        return resource_of(item)
+
+    async def delete(self, name: str, *, by: str) -> None:
+        """Remove one; NotFound."""
+        await self._backend.delete(PREFIX + name)
+        await self._recorder.record("lock.deleted", "TLK01I", user=by, name=name)
+
+    def _parsed(self, resource: Resource) -> tuple[dict[str, Any], float | None]:
+        spec = dict(resource.spec)
+        target = fields.mapping(spec.pop("target", None), "spec.target")
+        named = {("server_id" if kind == "node" else kind): value for kind, value in target.items() if value}
+        if len(named) != 1 or not set(named) <= set(TARGETS):
+            raise BadRequest("a lock's spec.target names one of user, role, server_id")
+        kind = next(iter(named))
+        message, when = fields.text(spec, "message", ""), fields.text(spec, "expires", "") or resource.expires
+        unknown = set(spec) - {"message", "expires"}
+        if unknown:
+            raise BadRequest(f"a lock has no spec.{sorted(unknown)[0]}")
+        value = {"target": {kind: fields.text(named, kind)}, "message": message}
+        expires = seconds_of(when) if when else None
+        if expires is not None and expires <= self._clock.seconds():
+            raise BadRequest("the lock would be over before it begins")
+        return value, expires

@@ -149,6 +149,21 @@ class CopyTests(SynchronousTestCase):
             scanner.feed(rows[-2:] + COPY_DONE + query(b"x")), (rows[-2:] + COPY_DONE + query(b"x"), [Query(b"x")])
         )
 
+    def test_row_13_the_end_of_the_data(self) -> None:
+        """Once CopyData is over nothing more passes as data, whatever its last chunk brought along."""
+        big = query(b"b" * 70_000)
+        for behind in (b"", SYNC[:3], query(b"SELECT 1")[:9], big[:20], big[:-1], big):
+            scanner = FrontendScanner()
+            scanner.feed(copy_data(b"1234567890")[:-6])
+            scanner.feed(b"567890" + behind)
+            rest = (
+                SYNC[3:] if behind == SYNC[:3] else query(b"SELECT 1")[9:] if len(behind) == 9 else big[len(behind) :]
+            )
+            if behind:
+                scanner.feed(rest)
+            self.assertTrue(scanner.between_messages)
+            self.assertEqual(scanner.feed(query(b"x")), (query(b"x"), [Query(b"x")]))
+
     def test_row_13_data_that_looks_like_messages(self) -> None:
         """What is in CopyData is data."""
         wire = copy_data(query(b"DROP TABLE x")) + COPY_DONE

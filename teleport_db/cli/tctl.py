@@ -1,0 +1,101 @@
+"""``tctl``: the command of administrators, on the auth host and elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from argparse import SUPPRESS
+
+from teleport_db.cli.program import Command, Parser, Program
+
+COMMANDS = (
+    Command(
+        "users add",
+        "tctl_users:add",
+        "create a user and print the link of the invitation",
+        "tctl users add alice --roles=access --db-names=postgres --db-users=alice",
+    ),
+    Command("users ls", "tctl_users:ls", "list users and their roles", "tctl users ls --format=json"),
+    Command("users rm", "tctl_users:rm", "delete users", "tctl users rm alice"),
+    Command("users reset", "tctl_users:reset", "print a link that sets a new password", "tctl users reset alice"),
+    Command(
+        "users update",
+        "tctl_users:update",
+        "set the roles or the traits of a user",
+        "tctl users update alice --set-roles=access,auditor",
+    ),
+    Command(
+        "tokens add",
+        "tctl_tokens:add",
+        "create a join token and print the command that uses it",
+        "tctl tokens add --type=db --db-name=test --db-protocol=postgres --db-uri=db.example.com:5432",
+    ),
+    Command("tokens ls", "tctl_tokens:ls", "list join tokens, a prefix of each", "tctl tokens ls"),
+    Command("tokens rm", "tctl_tokens:rm", "delete a join token", "tctl tokens rm TOKEN"),
+    Command(
+        "auth sign",
+        "tctl_auth:sign",
+        "sign certificates for a database server, or an identity file for a robot",
+        "tctl auth sign --format=db --host=db.example.com --out=server --ttl=8760h\n"
+        "tctl auth sign --format=file --user=robot --out=robot.pem --ttl=720h",
+    ),
+    Command("status", "tctl_status:status", "show the cluster, its authorities and the CA pin", "tctl status"),
+    Command(
+        "get", "tctl_resources:get", "print resources", "tctl get role/developer\ntctl get users,roles --format=json"
+    ),
+    Command(
+        "create",
+        "tctl_resources:create",
+        "create resources from a YAML file of any number of documents",
+        "tctl create -f role.yaml\ntctl create --force -f role.yaml",
+    ),
+    Command("rm", "tctl_resources:rm", "delete a resource", "tctl rm role/developer"),
+    Command("edit", "tctl_resources:edit", "change a resource in your editor", "EDITOR=vi tctl edit role/developer"),
+    Command("db ls", "tctl_status:db_ls", "list the databases that agents serve", "tctl db ls"),
+    Command(
+        "audit ls",
+        "tctl_status:audit_ls",
+        "search the audit log, newest events first",
+        "tctl audit ls --user=alice --since=24h\ntctl audit ls --event=db.session.query --format=jsonl",
+    ),
+    Command(
+        "lock",
+        "tctl_status:lock",
+        "cut the sessions of a user or a role, and refuse new ones",
+        'tctl lock --user=alice --message="under investigation" --ttl=8h',
+    ),
+)
+
+LATER = (
+    ("auth rotate", "rotation of authorities comes in a later version"),
+    ("auth export", "comes in a later version; tctl auth sign writes what a database server needs"),
+    ("nodes", "SSH is not part of this system; databases are listed by tctl db ls"),
+    ("apps", "application access is not part of this system"),
+    ("requests", "access requests are not part of this system"),
+    ("top", "metrics come in a later version"),
+)
+
+
+def global_arguments(parser: Parser) -> None:
+    """The flags of every command: whom to call, and as whom."""
+    group = parser.add_argument_group(
+        "everywhere", "(without any of them: the auth service of this host, or tsh's login)"
+    )
+    group.add_argument("-c", "--config", metavar="FILE", help="configuration file of the auth service on this host")
+    group.add_argument("--data-dir", metavar="DIR", help="data directory of the auth service on this host")
+    group.add_argument("-i", "--identity", metavar="FILE", help="identity file, for use on other hosts")
+    group.add_argument("--proxy", metavar="HOST[:PORT]", help="call through this proxy, with tsh's login for it")
+    group.add_argument("--auth-server", metavar="HOST:PORT", help="call this address of the auth service or a proxy")
+    group.add_argument("--insecure", action="store_true", help=SUPPRESS)
+    group.add_argument("-d", "--debug", action="store_true", help=SUPPRESS)
+
+
+PROGRAM = Program("tctl", "Teleport Database Access: administration.", COMMANDS, global_arguments, later=LATER)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The entry point; returns the exit code."""
+    return PROGRAM.main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""``tctl status``, ``db ls``, ``audit ls``, ``lock``: what goes on in the cluster, and stopping it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from teleport_db.api.http import resource_path
+from teleport_db.cli.output import clean, emit, format_argument, labels, table, timestamp
+from teleport_db.cli.program import Arguments, Parser
+from teleport_db.cli.tctl_session import client
+from teleport_db.cli.values import seconds
+from teleport_db.errors import NotFound, UsageError
+
+
+def status_arguments(parser: Parser) -> None:
+    """Declare the arguments of ``tctl status``."""
+    format_argument(parser)
+
+
+def status(arguments: Arguments) -> None:
+    """Show the cluster."""
+    with client(arguments) as api:
+        facts = api.call("GET", "/v1/status")
+
+    def text() -> str:
+        cas = facts.get("cas") or []
+        lines = [("Cluster", facts.get("cluster", "")), ("Version", facts.get("version", ""))]
+        lines += [(f"{ca.get('kind')} CA", ca.get("rotation", "never updated")) for ca in cas]
+        lines += [("CA pin", pin) for pin in facts.get("ca_pins") or []]
+        width = max(len(title) for title, _ in lines)
+        return "\n".join(f"{clean(title).ljust(width)}  {clean(str(value))}" for title, value in lines)
+
+    emit(facts, arguments.format, text)
+
+
+def db_ls_arguments(parser: Parser) -> None:
+    """Declare the arguments of ``tctl db ls``."""
+    format_argument(parser)
+
+
+def db_ls(arguments: Arguments) -> None:
+    """List database services, one row each however many agents serve it."""
+    with client(arguments) as api:
+        found = api.call("GET", "/v1/databases").get("items", [])
+    found.sort(key=lambda db: str(db.get("name", "")))
+    rows = ([db.get("name", ""), db.get("protocol", ""), db.get("uri", ""), labels(db.get("labels"))] for db in found)
+    emit(found, arguments.format, lambda: table(["Name", "Protocol", "Address", "Labels"], rows))
+
+
+def audit_ls_arguments(parser: Parser) -> None:
+    """Declare the arguments of ``tctl audit ls``."""
+    parser.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many events (default: 100)")
+    parser.add_argument("--event", metavar="NAME", help="only events of this type, as db.session.query")
+    parser.add_argument("--user", metavar="NAME", help="only events of this Teleport user")
+    parser.add_argument("--since", metavar="TIME", help="from this time on: RFC 3339, or a length of time back, as 24h")
+    parser.add_argument("--until", metavar="TIME", help="before this time")
+    format_argument(parser, ("text", "json", "yaml", "jsonl"))
+
+
+def audit_ls(arguments: Arguments) -> None:
+    """Search the audit log; ``--format=jsonl`` is one event a line."""
+    if arguments.limit < 1:
+        raise UsageError("--limit: at least 1")
+    query = {
+        "limit": arguments.limit,
+        "event": arguments.event,
+        "user": arguments.user,
+        "since": _when("--since", arguments.since),
+        "until": _when("--until", arguments.until),
+    }
+    with client(arguments) as api:
+        events = api.call("GET", "/v1/audit", query=query).get("events", [])
+    if arguments.format == "jsonl":
+        for event in events:
+            print(json.dumps(event, ensure_ascii=False))
+        return
+    headers = ["Time", "Event", "Code", "User", "Database", "Details"]
+    emit(events, arguments.format, lambda: table(headers, map(_event_row, events)))
+
+
+def lock_arguments(parser: Parser) -> None:
+    """Declare the arguments of ``tctl lock``."""
+    parser.add_argument("--user", metavar="NAME", help="lock this Teleport user")
+    parser.add_argument("--role", metavar="NAME", help="lock everybody with this role")
+    parser.add_argument("--ttl", metavar="TIME", help="how long, as 8h (default: until it is removed)")
+    parser.add_argument("--message", default="", metavar="TEXT", help="what those who are locked out read")
+    format_argument(parser)
+
+
+def lock(arguments: Arguments) -> None:
+    """Create a lock: sessions end now and no new ones begin."""
+    target = {key: value for key, value in (("user", arguments.user), ("role", arguments.role)) if value}
+    if len(target) != 1:
+        raise UsageError("one target is needed: --user or --role")
+    name = f"lock-{os.urandom(8).hex()}"
+    metadata = {"name": name}
+    if arguments.ttl:
+        metadata["expires"] = timestamp(time.time() + seconds("--ttl", arguments.ttl))
+    spec: dict[str, Any] = {"target": target}
+    if arguments.message:
+        spec["message"] = arguments.message
+    body = {"kind": "lock", "version": "v2", "metadata": metadata, "spec": spec}
+    with client(arguments) as api:
+        try:
+            made = api.call("POST", resource_path("lock"), body)
+        except NotFound as error:
+            raise NotFound(f"this auth server has no locks: {error.public}") from error
+    kind, value = next(iter(target.items()))
+    emit(
+        made or body,
+        arguments.format,
+        lambda: (
+            f"{kind.capitalize()} {clean(repr(value))} is locked"
+            f"{' until ' + metadata['expires'] if arguments.ttl else ''}; tctl rm lock/{name} unlocks."
+        ),
+    )
+
+
+def _when(flag: str, text: str | None) -> str | None:
+    """A point in time as RFC 3339: given so, or as a length of time before now."""
+    if text is None:
+        return None
+    from datetime import UTC, datetime
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return timestamp(time.time() - seconds(flag, text))
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _event_row(event: dict[str, Any]) -> list[object]:
+    database = " ".join(str(event[key]) for key in ("db_service", "db_name") if event.get(key))
+    said = next((event[key] for key in ("db_query", "query", "error", "message", "reason") if event.get(key)), "")
+    details = clean(str(said))
+    return [
+        event.get("time", ""),
+        event.get("event", ""),
+        event.get("code", ""),
+        event.get("user", ""),
+        database,
+        details if len(details) <= 80 else details[:77] + "...",
+    ]

@@ -1,0 +1,186 @@
+"""``tsh db ls``, ``tsh db login``, ``tsh db logout``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from teleport_db.api.http import Client
+from teleport_db.cli import pgservice
+from teleport_db.cli.certinfo import read_certificate
+from teleport_db.cli.output import clean, emit, format_argument, labels, table
+from teleport_db.cli.profile import read_text
+from teleport_db.cli.program import Arguments, Parser
+from teleport_db.cli.session import Login, live_login, tsh_login
+from teleport_db.errors import AuthenticationFailed, NotFound, RemoteProtocolError, UsageError
+
+
+def ls_arguments(parser: Parser) -> None:
+    """Declare the arguments of ``tsh db ls``."""
+    parser.add_argument("-v", "--verbose", action="store_true", help="show protocols and addresses as well")
+    format_argument(parser)
+
+
+def ls(arguments: Arguments) -> None:
+    """List databases; one that is logged in carries ``>``."""
+    login = flags_login(arguments)
+    with login.credentials.client() as client:
+        databases = listed(client)
+    logged_in = set(login.store.databases(login.profile))
+    if arguments.format != "text":
+        emit([{**db, "logged_in": db.get("name") in logged_in} for db in databases], arguments.format, str)
+        return
+    headers = ["Name", "Description", *(["Protocol", "URI"] if arguments.verbose else []), "Labels", "Connect"]
+    rows = []
+    for db in databases:
+        name = str(db.get("name", ""))
+        here = name in logged_in
+        more = [db.get("protocol", ""), db.get("uri", "")] if arguments.verbose else []
+        connect = psql_command(login, name) if here else ""
+        rows.append(
+            [f"> {name}" if here else name, db.get("description", ""), *more, labels(db.get("labels")), connect]
+        )
+    print(table(headers, rows))
+
+
+def listed(client: Client) -> list[dict[str, Any]]:
+    """The databases that the caller may see, by name."""
+    items = client.call("GET", "/v1/databases").get("items")
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise RemoteProtocolError("the list of databases cannot be read")
+    return sorted(items, key=lambda db: str(db.get("name", "")))
+
+
+def login_arguments(parser: Parser) -> None:
+    """Declare the arguments of ``tsh db login``."""
+    parser.add_argument("name", metavar="NAME", help="a database of tsh db ls")
+    parser.add_argument("--db-user", default="", metavar="USER", help="database user to connect as by default")
+    parser.add_argument("--db-name", default="", metavar="NAME", help="database name to connect to by default")
+
+
+def login(arguments: Arguments) -> None:
+    """Get a certificate, write the section of the service file, say how to connect."""
+    login = flags_login(arguments)
+    with login.credentials.client() as client:
+        found = next((db for db in listed(client) if db.get("name") == arguments.name), None)
+        if found is None:
+            raise NotFound(f"there is no database {clean(arguments.name)} that you may connect to; see tsh db ls")
+        if found.get("protocol", "postgres") != "postgres":
+            raise UsageError(f"protocol {found['protocol']} is not supported by this version")
+        obtain(login, client, arguments.name, arguments.db_user, arguments.db_name)
+    user = arguments.db_user or _only(found.get("users")) or "<user>"
+    database = arguments.db_name or _only(found.get("names")) or "<database>"
+    print(f'Connection information for database "{arguments.name}" has been saved.')
+    print("\nConnect to it with:\n")
+    print(f"  $ {psql_command(login, arguments.name, user, database)}")
+    print(f'\nor set the environment for any client of libpq:\n\n  $ eval "$(tsh db env {arguments.name})"')
+
+
+def obtain(login: Login, client: Client, name: str, user: str, database: str) -> None:
+    """A certificate for a database service, in its file, and the section that leads to it."""
+    route = {"service": name, "user": user, "database": database}
+    for flag, value in (("--db-user", user), ("--db-name", database)):
+        if not value.isprintable() or value != value.strip():
+            raise UsageError(f"{flag}: {value!r} cannot be written to a service file")
+    info = login.credentials.info
+    path = login.store.database_path(login.profile, name)
+    ttl = max(1, int(info.not_after - time.time()))
+    body = {"public_key": info.public_key, "ttl": ttl, "route": route}
+    certificate = str(client.call("POST", "/v1/certificates/user", body).get("certificate", ""))
+    given = read_certificate(certificate, "the answer of the auth server")
+    if given.public_key != info.public_key or given.route.get("service") != name:
+        raise RemoteProtocolError("the auth server answered with a certificate for something else")
+    with login.store.locked():
+        if login.authority_file != login.store.authority_path(login.profile):
+            login.store.write(login.authority_file, login.credentials.host_ca)
+        login.store.write(path, certificate)
+        settings = connection(login, name, user, database)
+        section = pgservice.section_name(login.profile.cluster, name)
+        pgservice.change(lambda text: pgservice.update(text, section, settings))
+
+
+def connection(login: Login, name: str, user: str, database: str) -> dict[str, str]:
+    """What libpq needs to connect to a database service, by its own names."""
+    host, port = login.profile.postgres
+    return {
+        "host": host,
+        "port": str(port),
+        "user": user,
+        "dbname": database,
+        "sslmode": "verify-ca" if login.profile.insecure else "verify-full",
+        "sslrootcert": login.authority_file,
+        "sslcert": login.store.database_path(login.profile, name),
+        "sslkey": login.credentials.key_file,
+        "gssencmode": "disable",
+    }
+
+
+def defaults(login: Login, name: str) -> tuple[str, str]:
+    """The database user and name of the last ``tsh db login``; empty when there was none."""
+    try:
+        path = login.store.database_path(login.profile, name)
+        route = read_certificate(read_text(path), path).route
+    except (AuthenticationFailed, FileNotFoundError):
+        return "", ""
+    return str(route.get("user") or ""), str(route.get("database") or "")
+
+
+def logout_arguments(parser: Parser) -> None:
+    """Declare the arguments of ``tsh db logout``."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a database; all that are logged in unless given")
+
+
+def logout(arguments: Arguments) -> None:
+    """Remove certificates and sections; an expired login can do so too."""
+    login = tsh_login(proxy=arguments.proxy, identity=arguments.identity)
+    names = login.store.databases(login.profile)
+    if arguments.name and arguments.name not in names:
+        raise NotFound(f"you are not logged in to database {clean(arguments.name)}")
+    if not names:
+        raise NotFound("you are not logged in to any database")
+    for name in forget(login, [arguments.name] if arguments.name else names):
+        print(f'Logged out of database "{name}".')
+
+
+def forget(login: Login, names: list[str]) -> list[str]:
+    """Remove the certificate and the section of each; returns the names."""
+    with login.store.locked():
+        for name in names:
+            login.store.remove(login.store.database_path(login.profile, name))
+            section = pgservice.section_name(login.profile.cluster, name)
+            pgservice.change(lambda text, section=section: pgservice.remove(text, section))  # type: ignore[misc]
+    return names
+
+
+def flags_login(arguments: Arguments) -> Login:
+    """The live login that the global flags choose."""
+    return live_login(proxy=arguments.proxy, identity=arguments.identity, insecure=arguments.insecure)
+
+
+def conninfo(login: Login, name: str, user: str = "", database: str = "") -> str:
+    """A connection string of libpq: ``service=root-aurora user=alice``."""
+    pairs = {"service": pgservice.section_name(login.profile.cluster, name), "user": user, "dbname": database}
+    return " ".join(f"{key}={_quoted(value)}" for key, value in pairs.items() if value)
+
+
+def psql_command(login: Login, name: str, user: str = "", database: str = "") -> str:
+    """The ``psql`` command for a database, for a shell."""
+    text = conninfo(login, name, user, database)
+    if any(c in text for c in "\"\\$`!'"):
+        import shlex
+
+        return f"psql {shlex.quote(text)}"
+    return f'psql "{text}"'
+
+
+def _quoted(value: str) -> str:
+    if value and not any(c.isspace() or c in "'\\" for c in value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _only(values: object) -> str:
+    """The one value there is to choose, or nothing."""
+    if isinstance(values, list) and len(values) == 1 and values[0] != "*":
+        return clean(str(values[0]))
+    return ""

@@ -14,12 +14,13 @@ Whatever is sent waits until :meth:`Session.data_to_send` takes all of it at onc
 as they arrive, so that no frame is ever collected: what is kept between two calls is the start of a
 header.  A stream that is not read stops its own window and nothing else.
 
+A session is ahead of the events it returns: the peer may have reset a stream that the reader of the events
+still uses.  Calls for a stream that is gone therefore do nothing; calls for one that never was are errors.
+
 Whoever drives a session decides when time has passed: it pings, and calls :meth:`Session.new_interval`.
 """
 
 from __future__ import annotations
-
-from typing import Final
 
 from teleport_db.errors import ConnectionTrouble, LimitExceeded, LocalProtocolError, RemoteProtocolError
 from teleport_db.mux.events import (
@@ -55,12 +56,10 @@ from teleport_db.mux.frames import (
 )
 from teleport_db.mux.limits import Limits
 from teleport_db.mux.states import READABLE, WRITABLE, Close, State, after
+from teleport_db.mux.tolerance import Tolerance
 from teleport_db.mux.window import ReceiveWindow, SendWindow
 
 _unpack = HEADER.unpack_from
-
-#: Frames beyond its window that a stream which is gone may still be sent: updates, a FIN, a RST.
-_LATE_FRAMES: Final = 64
 
 
 class _Stream:
@@ -105,11 +104,7 @@ class Session:
         self._body = 0
         self._body_id = 0
         self._body_flags = 0
-        # What the peer has cost since the last interval, and what it may still send to streams that are gone.
-        self._pings_answered = 0
-        self._resets = 0
-        self._idle_frames = 0
-        self._late_budget = 0
+        self._tolerance = Tolerance(self.limits)
         self._next_ping = 0
         self._pings: set[int] = set()
 
@@ -146,6 +141,8 @@ class Session:
     def accept(self, stream_id: int) -> None:
         """Take a stream that the peer opened."""
         stream = self._stream(stream_id)
+        if stream is None:
+            return
         if stream.acknowledged:
             raise LocalProtocolError(f"stream {stream_id} was accepted before")
         stream.acknowledged = True
@@ -153,7 +150,8 @@ class Session:
 
     def window(self, stream_id: int) -> int:
         """How many bytes :meth:`send` would take now."""
-        return self._stream(stream_id).outgoing.left
+        stream = self._stream(stream_id)
+        return 0 if stream is None else stream.outgoing.left
 
     def send(self, stream_id: int, data: bytes | memoryview) -> int:
         """Send as much of ``data`` as the window takes; returns how many bytes that was.
@@ -161,9 +159,11 @@ class Session:
         The data must not change until :meth:`data_to_send` was called.
         """
         stream = self._stream(stream_id)
+        size = len(data)
+        if stream is None:
+            return size
         if stream.state not in WRITABLE:
             raise LocalProtocolError(f"stream {stream_id} was closed for writing")
-        size = len(data)
         window = stream.outgoing
         if size <= window.left and size <= MAX_BODY:
             if size:
@@ -182,26 +182,28 @@ class Session:
 
     def credit(self, stream_id: int, count: int) -> None:
         """``count`` received bytes have left; the peer hears of it at each half window."""
-        stream = self._streams.get(stream_id)
+        stream = self._stream(stream_id)
         if stream is not None and stream.incoming.credit(count) and stream.state in READABLE:
             self._credits[stream_id] = stream.incoming
 
     def half_close(self, stream_id: int) -> None:
         """Nothing more is sent on a stream; it may still be received on."""
         stream = self._stream(stream_id)
-        self._put(header(WINDOW_UPDATE, FIN, stream_id, 0))
-        self._close(stream_id, stream, Close.SENT_FIN)
+        if stream is not None:
+            self._close(stream_id, stream, Close.SENT_FIN)
+            self._put(header(WINDOW_UPDATE, FIN, stream_id, 0))
 
     def close(self, stream_id: int) -> None:
         """Nothing more is sent nor wanted: data that come nevertheless are answered with a reset."""
         stream = self._stream(stream_id)
-        stream.abandoned = True
-        if stream.state in WRITABLE:
-            self.half_close(stream_id)
+        if stream is not None:
+            stream.abandoned = True
+            if stream.state in WRITABLE:
+                self.half_close(stream_id)
 
     def reset(self, stream_id: int) -> None:
         """Throw a stream away, or refuse it.  One that is gone already is left alone."""
-        stream = self._streams.get(stream_id)
+        stream = self._stream(stream_id)
         if stream is not None:
             self._put(header(WINDOW_UPDATE, RST, stream_id, 0))
             self._close(stream_id, stream, Close.SENT_RST)
@@ -221,7 +223,7 @@ class Session:
 
     def new_interval(self) -> None:
         """Some time has passed, as between two pings: what may be done so often may be done again."""
-        self._pings_answered = self._resets = self._idle_frames = 0
+        self._tolerance.new_interval()
 
     @property
     def has_data(self) -> bool:
@@ -313,7 +315,7 @@ class Session:
             self._ping(flags, length, events)
         elif kind == GO_AWAY:
             self.gone_away = True
-            self._idle()
+            self._tolerance.idle()
             events.append(GoneAway(length))
         else:
             raise RemoteProtocolError(f"yamux has no frames of type {kind}")
@@ -337,10 +339,10 @@ class Session:
         if kind == WINDOW_UPDATE:
             if length:
                 stream.outgoing.grant(length)
-                if stream.state in WRITABLE:
+                if stream.state in WRITABLE and not flags & SYN:
                     events.append(WindowOpened(stream_id))
             elif not flags:
-                self._idle()
+                self._tolerance.idle()
         elif length:
             if stream.state not in READABLE:
                 raise RemoteProtocolError(f"data on stream {stream_id} after its end")
@@ -351,7 +353,7 @@ class Session:
                 self.reset(stream_id)
             return
         elif not flags:
-            self._idle()
+            self._tolerance.idle()
         if ending:
             self._flags(stream_id, stream, ending, events)
 
@@ -365,9 +367,9 @@ class Session:
         stream = _Stream(self.limits.window, acknowledged=False)
         # Until the ACK goes out the peer knows of no more than this.
         if self.going_away or len(self._streams) >= self.limits.streams:
-            self._late_budget += 2 * INITIAL_WINDOW + _LATE_FRAMES
             self._put(header(WINDOW_UPDATE, RST, stream_id, 0))
-            self._was_in_vain()
+            self._tolerance.gone()
+            self._tolerance.in_vain()
         else:
             self._streams[stream_id] = stream
             events.append(Opened(stream_id))
@@ -378,38 +380,34 @@ class Session:
             return  # Reset by this side since the body began.
         if flags & RST:
             refused = not stream.acknowledged
-            if stream_id % 2 == self._peer_parity:
-                self._was_in_vain()
             self._close(stream_id, stream, Close.RECEIVED_RST)
             events.append(WasReset(stream_id, refused))
+            if stream_id % 2 == self._peer_parity:
+                self._tolerance.in_vain()
         else:
             self._close(stream_id, stream, Close.RECEIVED_FIN)
             events.append(HalfClosed(stream_id))
 
     def _late(self, kind: int, stream_id: int, length: int) -> None:
         """A frame for a stream that is gone: it may have been under way, as far as a window goes."""
-        opened = self._highest_peer_id if stream_id % 2 == self._peer_parity else self._next_id - 2
-        if stream_id > opened:
+        if not self._was_opened(stream_id):
             raise RemoteProtocolError(f"stream {stream_id} was never opened")
-        self._late_budget -= 1
         if kind == DATA:
-            self._late_budget -= length
             self._body, self._body_id, self._body_flags = length, 0, 0
-        if self._late_budget < 0:
-            raise RemoteProtocolError("too much was sent to streams that are gone")
+            self._tolerance.late(length)
+        else:
+            self._tolerance.late(0)
 
     def _ping(self, flags: int, value: int, events: list[Event]) -> None:
         if flags == SYN:
-            self._pings_answered += 1
-            if self._pings_answered > self.limits.pings:
-                raise RemoteProtocolError("too many pings")
+            self._tolerance.ping()
             self._put(header(PING, ACK, 0, value))
         elif flags == ACK:
             if value in self._pings:
                 self._pings.remove(value)
                 events.append(PingAnswered(value))
             else:
-                self._idle()
+                self._tolerance.idle()
         else:
             raise RemoteProtocolError(f"a ping has no flags {flags:#x}")
 
@@ -419,11 +417,16 @@ class Session:
         self._out.append(frame)
         self.pending += HEADER_SIZE
 
-    def _stream(self, stream_id: int) -> _Stream:
-        try:
-            return self._streams[stream_id]
-        except KeyError:
-            raise LocalProtocolError(f"there is no stream {stream_id}") from None
+    def _stream(self, stream_id: int) -> _Stream | None:
+        """A stream, or None for one that is gone."""
+        stream = self._streams.get(stream_id)
+        if stream is None and not self._was_opened(stream_id):
+            raise LocalProtocolError(f"stream {stream_id} was never opened")
+        return stream
+
+    def _was_opened(self, stream_id: int) -> bool:
+        highest = self._highest_peer_id if stream_id % 2 == self._peer_parity else self._next_id - 2
+        return 0 < stream_id <= highest
 
     def _close(self, stream_id: int, stream: _Stream, close: Close) -> None:
         stream.state = after(stream.state, close)
@@ -432,17 +435,4 @@ class Session:
             self._credits.pop(stream_id, None)
             if stream_id % 2 != self._peer_parity and not stream.acknowledged:
                 self.unacknowledged -= 1
-            # The peer may have filled the window before it heard, in frames of one byte, and credited ours.
-            late = 2 * stream.incoming.left + self.limits.window + _LATE_FRAMES
-            most = self.limits.streams * (3 * self.limits.window + _LATE_FRAMES)
-            self._late_budget = min(self._late_budget + late, most)
-
-    def _was_in_vain(self) -> None:
-        self._resets += 1
-        if self._resets > self.limits.resets:
-            raise RemoteProtocolError("too many streams were opened in vain")
-
-    def _idle(self) -> None:
-        self._idle_frames += 1
-        if self._idle_frames > self.limits.idle_frames:
-            raise RemoteProtocolError("too many frames that say nothing")
+            self._tolerance.gone(stream.incoming.left)

@@ -49,6 +49,7 @@ from teleport_db.mux.events import (
 from teleport_db.mux.frames import MAX_BODY
 from teleport_db.mux.limits import Limits
 from teleport_db.mux.session import Session
+from teleport_db.tunnel.keepalive import Keepalive
 from teleport_db.tunnel.reasons import because
 from teleport_db.tunnel.stream import MuxStream
 
@@ -57,7 +58,7 @@ log = Logger()
 #: Bytes of data that are put into one write.
 TURN: Final = 256 * 1024
 #: Seconds a connection gets to take the last word before it is cut.
-LAST_WORD: Final = 5.0
+LAST_WORD: Final = 30.0
 
 
 @implementer(IPushProducer)
@@ -74,7 +75,6 @@ class TunnelProtocol(Protocol):
     :param closed: told once why the tunnel ended, after all its streams were.
     :param peer_leaving: told when the peer takes no more streams, so that another tunnel may be dialled.
     :ivar session: the :class:`~teleport_db.mux.session.Session`.
-    :ivar round_trip: seconds that the last ping took, or None.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class TunnelProtocol(Protocol):
         peer_leaving: Callable[[], None] | None = None,
     ) -> None:
         self.session = Session(client, limits=limits or Limits(streams=max_streams))
-        self.round_trip: float | None = None
         self.accept = accept
         self._clock = clock
-        self._keepalive = keepalive
-        self._keepalive_timeout = keepalive_timeout
+        self._keepalive = Keepalive(
+            clock, keepalive, keepalive_timeout, ping=self.session.ping, dead=self._unanswered, each=self._interval
+        )
         self._linger = linger
         self._closed = closed
         self._peer_leaving = peer_leaving
@@ -110,10 +110,8 @@ class TunnelProtocol(Protocol):
         #: Streams closed here whose peer has not ended them yet, and until when it may.
         self._lingering: dict[int, float] = {}
         self._waiting: dict[Deferred[IProtocol], IProtocolFactory] = {}
-        self._ping: tuple[int, float] | None = None
-        self._ping_call: IDelayedCall | None = None
-        self._dead_call: IDelayedCall | None = None
         self._drain_call: IDelayedCall | None = None
+        self._last_word_call: IDelayedCall | None = None
         self._drained: list[Deferred[None]] = []
         self._draining = False
         self._reason: Failure | None = None
@@ -131,6 +129,11 @@ class TunnelProtocol(Protocol):
         """The near end of the connection."""
         address: IAddress = self._carrier().getHost()
         return address
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds that the last ping took, or None."""
+        return self._keepalive.round_trip
 
     @property
     def stream_count(self) -> int:
@@ -202,7 +205,7 @@ class TunnelProtocol(Protocol):
         self._carrier().registerProducer(self, True)
         if self.accept is not None:
             self.accept.doStart()
-        self._ping_call = self._clock.callLater(self._keepalive, self._interval)
+        self._keepalive.start()
 
     def dataReceived(self, data: bytes) -> None:
         """Frames of the peer."""
@@ -221,10 +224,10 @@ class TunnelProtocol(Protocol):
         """The connection is gone, and all streams with it."""
         self.connected = 0
         self._stop(self._reason or reason)
-        for call in (self._turn_call, self._dead_call):
+        for call in (self._turn_call, self._last_word_call):
             if call is not None and call.active():
                 call.cancel()
-        self._turn_call = self._dead_call = None
+        self._turn_call = self._last_word_call = None
         if self._attention:
             self._schedule()  # Of streams that have data to deliver first.
         if self.accept is not None:
@@ -313,7 +316,7 @@ class TunnelProtocol(Protocol):
                 self._carrier().write(data)
             if self._ready and not self._congested:
                 self._schedule()
-        if self._draining and not self._streams and not self.session.pending:
+        if self._draining and not self._streams and not self._congested:
             self._end(because(ConnectionDone()))
 
     def _fill(self) -> None:
@@ -352,7 +355,7 @@ class TunnelProtocol(Protocol):
                     stream.lost(because(ConnectionLost(text)))
                 self._open_waiting()
             case PingAnswered(value):
-                self._answered(value)
+                self._keepalive.answered(value)
             case GoneAway(code):
                 self._peer_leaves(code)
             case Failed(error):
@@ -360,6 +363,8 @@ class TunnelProtocol(Protocol):
                 self._end(because(error))
 
     def _accept_stream(self, stream_id: int) -> None:
+        if stream_id not in self.session:
+            return  # The peer reset it in the same breath: nothing is built for that.
         if self.accept is None or self._draining or self._reason is not None:
             self.session.reset(stream_id)
             return
@@ -423,29 +428,16 @@ class TunnelProtocol(Protocol):
     # Time.
 
     def _interval(self) -> None:
-        """Every 15 s: a sign of life is asked for, and floods are counted anew."""
-        self._ping_call = self._clock.callLater(self._keepalive, self._interval)
+        """Once an interval: floods are counted anew, and streams that linger too long are reset."""
         self.session.new_interval()
         now = self._clock.seconds()
         for stream_id in [stream_id for stream_id, until in self._lingering.items() if until <= now]:
             del self._lingering[stream_id]
             self.session.reset(stream_id)
-        if self._ping is None:
-            self._ping = (self.session.ping(), now)
-            self._dead_call = self._clock.callLater(self._keepalive_timeout, self._unanswered)
         self._schedule()
 
-    def _answered(self, value: int) -> None:
-        if self._ping is not None and self._ping[0] == value:
-            self.round_trip = self._clock.seconds() - self._ping[1]
-            self._ping = None
-            if self._dead_call is not None:
-                self._dead_call.cancel()
-                self._dead_call = None
-
     def _unanswered(self) -> None:
-        self._dead_call = None
-        text = f"the other end of the tunnel has not answered for {self._keepalive_timeout:g} s"
+        text = f"the other end of the tunnel has not answered for {self._keepalive.timeout:g} s"
         self._end(because(ConnectionTrouble(text)), abort=True)
 
     def _drain_ends(self) -> None:
@@ -467,14 +459,14 @@ class TunnelProtocol(Protocol):
             return
         carrier.write(self.session.data_to_send())
         carrier.loseConnection()
-        self._dead_call = self._clock.callLater(LAST_WORD, carrier.abortConnection)
+        self._last_word_call = self._clock.callLater(LAST_WORD, carrier.abortConnection)
 
     def _stop(self, reason: Failure) -> None:
         """No more timers, no more streams; once or twice."""
-        for call in (self._ping_call, self._dead_call, self._drain_call):
-            if call is not None and call.active():
-                call.cancel()
-        self._ping_call = self._dead_call = self._drain_call = None
+        self._keepalive.stop()
+        if self._drain_call is not None and self._drain_call.active():
+            self._drain_call.cancel()
+        self._drain_call = None
         self._refuse_waiting()
         self._lingering.clear()
         text = str(reason.value) if isinstance(reason.value, TeleportDBError) else "the tunnel was closed"

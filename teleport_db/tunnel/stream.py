@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
@@ -32,6 +31,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from teleport_db.mux.frames import MAX_BODY
+from teleport_db.tunnel.address import StreamAddress
 from teleport_db.tunnel.reasons import because
 
 if TYPE_CHECKING:
@@ -41,19 +41,6 @@ log = Logger()
 
 #: Bytes that wait for a window above which a producer is paused; it is resumed when none are left.
 HIGH_WATER: Final = 64 * 1024
-
-
-@implementer(IAddress)
-@attrs.frozen
-class StreamAddress:
-    """One end of a stream.
-
-    :param carrier: the address of the same end of the tunnel's own connection.
-    :param stream_id: the number of the stream, the same at both ends.
-    """
-
-    carrier: IAddress
-    stream_id: int
 
 
 @implementer(ITransport, IConsumer, IPushProducer)

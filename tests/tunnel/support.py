@@ -15,6 +15,8 @@ from teleport_db.tunnel.protocol import TunnelProtocol
 from teleport_db.tunnel.stream import MuxStream
 from tests.memory import pair
 
+CLEAN = Failure(ConnectionDone())
+
 
 class Recorder(Protocol):
     """Remembers."""
@@ -30,7 +32,7 @@ class Recorder(Protocol):
         self.received += data
         self.calls += 1
 
-    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:
+    def connectionLost(self, reason: Failure = CLEAN) -> None:
         assert self.ended is None, "the end was told twice"
         self.ended = reason
 

@@ -13,7 +13,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from teleport_db.mux.limits import Limits
-from teleport_db.tunnel.stream import HIGH_WATER, StreamAddress
+from teleport_db.tunnel.address import StreamAddress
+from teleport_db.tunnel.stream import HIGH_WATER
 from tests.tunnel.support import HalfCloseable, Recorder, Tunnel
 
 WINDOW = Limits().window

@@ -51,7 +51,8 @@ class Database:
     """One database service.
 
     :param name: a DNS-1035 label.
-    :param ca_cert_file: a PEM file that the server's certificate is verified with; "" where none was named.
+    :param ca_cert_file: a PEM file that the server's certificate is verified with; "" for
+        the cluster's own authority (the system's roots where ``aws_region`` is set).
     :param aws_region: set for RDS and Aurora, whose password is an IAM token.
     """
 

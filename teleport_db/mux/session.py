@@ -96,7 +96,8 @@ class Session:
         self._streams: dict[int, _Stream] = {}
         self._next_id = 1 if client else 2
         self._peer_parity = 0 if client else 1
-        self._highest_peer_id = 0
+        self._highest_peer_id = 0 if client else -1
+        self._passed_over: dict[int, None] = {}
         self._out: list[bytes | memoryview] = []
         self._credits: dict[int, ReceiveWindow] = {}
         # The frame being received: the start of its header, or what its body still lacks.
@@ -263,6 +264,8 @@ class Session:
 
     def _receive(self, data: bytes, events: list[Event]) -> None:
         position, size = 0, len(data)
+        if self._body_id and self._body:
+            self._check_body()
         fields: tuple[int, int, int, int, int]
         while True:
             if self._body:
@@ -276,7 +279,7 @@ class Session:
                 if self._body:
                     return
                 if self._body_flags:
-                    self._flags(self._body_id, self._streams.get(self._body_id), self._body_flags, events)
+                    self._flags(self._body_id, self._streams[self._body_id], self._body_flags, events)
             if self._held:
                 missing = HEADER_SIZE - len(self._held)
                 self._held += data[position : position + missing]
@@ -292,6 +295,13 @@ class Session:
                 self._held = data[position:]
                 return
             self._frame(fields, events)
+
+    def _check_body(self) -> None:
+        """Since a body began, its stream may have been reset or closed here: the rest of it is nobody's."""
+        stream = self._streams.get(self._body_id)
+        if stream is None or stream.abandoned:
+            self.reset(self._body_id)
+            self._body_id = self._body_flags = 0
 
     def _frame(self, fields: tuple[int, int, int, int, int], events: list[Event]) -> None:
         """Act on a header; the body of a data frame follows it."""
@@ -358,12 +368,19 @@ class Session:
             self._flags(stream_id, stream, ending, events)
 
     def _opened(self, flags: int, stream_id: int, events: list[Event]) -> None:
-        """A SYN.  Ids only grow, so none is ever seen twice."""
+        """A SYN.  No id is ever seen twice.
+
+        The specification has ids only grow; HashiCorp's takes a number and sends the SYN in two steps, so that
+        streams opened at the same time overtake each other.  An id that was passed over may therefore still come.
+        """
         if stream_id % 2 != self._peer_parity:
             raise RemoteProtocolError(f"stream {stream_id} is not the peer's to open")
-        if stream_id <= self._highest_peer_id:
+        if stream_id > self._highest_peer_id:
+            self._pass_over(stream_id)
+        elif stream_id in self._passed_over:
+            del self._passed_over[stream_id]
+        else:
             raise RemoteProtocolError(f"stream {stream_id} was opened before")
-        self._highest_peer_id = stream_id
         stream = _Stream(self.limits.window, acknowledged=False)
         # Until the ACK goes out the peer knows of no more than this.
         if self.going_away or len(self._streams) >= self.limits.streams:
@@ -374,10 +391,17 @@ class Session:
             self._streams[stream_id] = stream
             events.append(Opened(stream_id))
 
-    def _flags(self, stream_id: int, stream: _Stream | None, flags: int, events: list[Event]) -> None:
+    def _pass_over(self, stream_id: int) -> None:
+        """The peer's highest id is this one now; remember the newest of those between, a backlog of them."""
+        passed, most = self._passed_over, self.limits.backlog
+        for between in range(max(self._highest_peer_id + 2, stream_id - 2 * most), stream_id, 2):
+            passed[between] = None
+            if len(passed) > most:
+                del passed[next(iter(passed))]
+        self._highest_peer_id = stream_id
+
+    def _flags(self, stream_id: int, stream: _Stream, flags: int, events: list[Event]) -> None:
         """A FIN or an RST, after the body that carried it."""
-        if stream is None:
-            return  # Reset by this side since the body began.
         if flags & RST:
             refused = not stream.acknowledged
             self._close(stream_id, stream, Close.RECEIVED_RST)
@@ -426,7 +450,7 @@ class Session:
 
     def _was_opened(self, stream_id: int) -> bool:
         highest = self._highest_peer_id if stream_id % 2 == self._peer_parity else self._next_id - 2
-        return 0 < stream_id <= highest
+        return 0 < stream_id <= highest and stream_id not in self._passed_over
 
     def _close(self, stream_id: int, stream: _Stream, close: Close) -> None:
         stream.state = after(stream.state, close)

@@ -62,7 +62,7 @@ class StreamPort:
         """Take streams; CannotListenError when somebody does already."""
         if self._tunnel.accept is not None:
             taken = OSError("the tunnel's streams are taken already")
-            raise CannotListenError("tunnel", 0, taken)  # type: ignore[no-untyped-call]
+            raise CannotListenError("tunnel", 0, taken)
         self._tunnel.take(self._factory)
 
     def stopListening(self) -> Deferred[None]:

@@ -50,7 +50,6 @@ from teleport_db.mux.frames import MAX_BODY
 from teleport_db.mux.limits import Limits
 from teleport_db.mux.session import Session
 from teleport_db.tunnel.keepalive import Keepalive
-from teleport_db.tunnel.reasons import because
 from teleport_db.tunnel.stream import MuxStream
 
 log = Logger()
@@ -196,7 +195,7 @@ class TunnelProtocol(Protocol):
 
     def close(self) -> None:
         """Close the tunnel now; its streams are lost."""
-        self._end(because(ConnectionDone()))
+        self._end(Failure(ConnectionDone()))
 
     # IProtocol.
 
@@ -217,10 +216,10 @@ class TunnelProtocol(Protocol):
                     stream.data_arrived(event[1])
             else:
                 self._happened(event)
-        if self._turn_call is None and self.session.has_data:
+        if self._turn_call is None and (self.session.has_data or self._draining):
             self._schedule()
 
-    def connectionLost(self, reason: Failure = because(ConnectionDone())) -> None:  # noqa: B008
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         """The connection is gone, and all streams with it."""
         self.connected = 0
         self._stop(self._reason or reason)
@@ -316,8 +315,8 @@ class TunnelProtocol(Protocol):
                 self._carrier().write(data)
             if self._ready and not self._congested:
                 self._schedule()
-        if self._draining and not self._streams and not self._congested:
-            self._end(because(ConnectionDone()))
+        if self._draining and not self._congested and not self._streams and not self.session:
+            self._end(Failure(ConnectionDone()))
 
     def _fill(self) -> None:
         """Let the streams that wait take turns, a frame each, until the write is large enough."""
@@ -352,7 +351,7 @@ class TunnelProtocol(Protocol):
                 stream = self._streams.get(stream_id)
                 if stream is not None:
                     text = "the peer refused the stream" if refused else "the peer reset the stream"
-                    stream.lost(because(ConnectionLost(text)))
+                    stream.lost(Failure(ConnectionLost(text)))
                 self._open_waiting()
             case PingAnswered(value):
                 self._keepalive.answered(value)
@@ -360,7 +359,7 @@ class TunnelProtocol(Protocol):
                 self._peer_leaves(code)
             case Failed(error):
                 log.warn("tunnel with {peer}: {error}", peer=self.peer, error=error)
-                self._end(because(error))
+                self._end(Failure(error))
 
     def _accept_stream(self, stream_id: int) -> None:
         if stream_id not in self.session:
@@ -389,7 +388,7 @@ class TunnelProtocol(Protocol):
             try:
                 protocol = self._open(factory)
             except Exception:
-                result.errback(because())
+                result.errback(Failure())
             else:
                 result.callback(protocol)
 
@@ -438,11 +437,11 @@ class TunnelProtocol(Protocol):
 
     def _unanswered(self) -> None:
         text = f"the other end of the tunnel has not answered for {self._keepalive.timeout:g} s"
-        self._end(because(ConnectionTrouble(text)), abort=True)
+        self._end(Failure(ConnectionTrouble(text)), abort=True)
 
     def _drain_ends(self) -> None:
         self._drain_call = None
-        self._end(because(ConnectionDone()))
+        self._end(Failure(ConnectionDone()))
 
     # The end.
 
@@ -471,7 +470,7 @@ class TunnelProtocol(Protocol):
         self._lingering.clear()
         text = str(reason.value) if isinstance(reason.value, TeleportDBError) else "the tunnel was closed"
         for stream in list(self._streams.values()):
-            stream.lost(because(ConnectionLost(text)))
+            stream.lost(Failure(ConnectionLost(text)))
 
     def _carrier(self) -> Any:
         """The transport below; None of Twisted's interfaces has all that a connection can do."""

@@ -32,7 +32,6 @@ from zope.interface import implementer
 
 from teleport_db.mux.frames import MAX_BODY
 from teleport_db.tunnel.address import StreamAddress
-from teleport_db.tunnel.reasons import because
 
 if TYPE_CHECKING:
     from teleport_db.tunnel.protocol import TunnelProtocol
@@ -167,7 +166,7 @@ class MuxStream:
             self._drop()
             self._tunnel.session.reset(self.stream_id)
             if self._reason is None:
-                self._reason = because(ConnectionAborted())
+                self._reason = Failure(ConnectionAborted())
             self._tunnel.needs_attention(self)
 
     # IConsumer.
@@ -325,7 +324,7 @@ class MuxStream:
             self._broken()
         else:
             if self._fin_sent:
-                self.lost(because(ConnectionDone()))
+                self.lost(Failure(ConnectionDone()))
 
     def _drained(self) -> None:
         """Nothing waits to be sent: more is asked for, or what was to come after it is done."""
@@ -338,7 +337,7 @@ class MuxStream:
             return
         if self.disconnecting:
             self._tunnel.close_stream(self)
-            self._reason = because(ConnectionDone())
+            self._reason = Failure(ConnectionDone())
             self._finish()
         elif self._write_closing and not self._fin_sent:
             self._fin_sent = True
@@ -354,11 +353,11 @@ class MuxStream:
             self._broken()
             return
         if self._eof_told and self.connected:
-            self.lost(because(ConnectionDone()))
+            self.lost(Failure(ConnectionDone()))
 
     def _broken(self) -> None:
         """The protocol raised: its stream ends, as a connection would, and no other does."""
-        reason = because()
+        reason = Failure()
         log.failure("{stream} of {protocol} failed", failure=reason, stream=self, protocol=type(self.protocol).__name__)
         if self.connected and self._reason is None:
             self._tunnel.session.reset(self.stream_id)
@@ -385,7 +384,7 @@ class MuxStream:
         try:
             if producer is not None:
                 producer.stopProducing()
-            self.protocol.connectionLost(self._reason or because(ConnectionDone()))
+            self.protocol.connectionLost(self._reason or Failure(ConnectionDone()))
         except Exception:
             log.failure("{stream} of {protocol} failed in its end", stream=self, protocol=type(self.protocol).__name__)
         if self.factory is not None:

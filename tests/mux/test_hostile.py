@@ -6,7 +6,7 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.mux.events import Failed
+from teleport_db.mux.events import Failed, Opened
 from teleport_db.mux.frames import (
     ACK,
     DATA,
@@ -68,10 +68,21 @@ class Hostile(SynchronousTestCase):
     def test_reopened(self) -> None:
         self.assertBroken(header(WINDOW_UPDATE, SYN, 1, 0), text="opened before")
 
-    def test_ids_shrink(self) -> None:
-        self.assertBroken(
-            header(WINDOW_UPDATE, SYN, 9, 0), header(WINDOW_UPDATE, SYN, 7, 0), text="stream 7 was opened before"
-        )
+    def test_passed_over_twice(self) -> None:
+        """A number that was passed over may come once."""
+        frames = [header(WINDOW_UPDATE, SYN, n, 0) for n in (9, 7, 3)]
+        self.assertEqual(self.session.receive(b"".join(frames)), [Opened(9), Opened(7), Opened(3)])
+        self.assertBroken(header(WINDOW_UPDATE, SYN, 7, 0), text="stream 7 was opened before")
+
+    def test_passed_over_is_not_open(self) -> None:
+        self.assertBroken(header(WINDOW_UPDATE, SYN, 9, 0), header(DATA, 0, 7, 1), text="stream 7 was never opened")
+
+    def test_passed_over_is_bounded(self) -> None:
+        """A leap leaves no more than a backlog of numbers to remember."""
+        self.session.receive(header(WINDOW_UPDATE, SYN, 1001, 0) + header(WINDOW_UPDATE, SYN, MAX_U32, 0))
+        self.assertFalse(self.session.failed)
+        self.assertEqual(len(self.session._passed_over), Limits().backlog)
+        self.assertBroken(header(WINDOW_UPDATE, SYN, 999, 0), text="stream 999 was opened before")
 
     def test_never_opened(self) -> None:
         """Numbers above the highest that either side has opened."""

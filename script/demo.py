@@ -162,6 +162,8 @@ class Demo:
     def __init__(self, directory: Path, postgres: PostgresServer) -> None:
         self.directory = directory
         self.postgres = postgres
+        #: More that PostgreSQL is to trust clients by, PEM (for the benchmark's direct connections).
+        self.more_authorities = b""
         self.own = {"TELEPORT_HOME": str(directory / "tsh"), "PGSERVICEFILE": str(directory / "pg_service.conf")}
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "TELEPORT_"))}
         self.environment = {
@@ -234,15 +236,9 @@ class Demo:
         say("Give PostgreSQL a certificate that Teleport trusts, and Teleport's authority to verify clients with.")
         self.certify()
         say("Add a user, and choose a password and a second factor with the link.")
-        code = self.invite()
+        password, code = self.invite()
         say("Log in.")
-        password, one_time = code
-        self.run(
-            *("tsh", "login", "--insecure", f"--proxy=localhost:{self.web}", "--user=alice"),
-            typed=f"{password}\n{one_time}\n",
-        )
-        self.run("tsh", "db", "ls")
-        self.run("tsh", "db", "login", SERVICE)
+        self.login(password, code)
         say("Connect.")
         self.run("psql", self.service("alice"), "-c", QUERY)
         say("What no role allows is refused.")
@@ -312,7 +308,7 @@ class Demo:
         """Have the auth service sign PostgreSQL's certificate, and restrict PostgreSQL to such clients."""
         self.tctl("auth", "sign", "--format=db", "--host=localhost,127.0.0.1", "--out=server", "--ttl=8760h")
         certificate, key, authority = ((self.directory / f"server.{end}").read_bytes() for end in ("crt", "key", "cas"))
-        self.postgres.use_tls(certificate, key, authority)
+        self.postgres.use_tls(certificate, key, authority + self.more_authorities)
         print("(postgresql.conf: ssl = on, ssl_cert_file, ssl_key_file, ssl_ca_file; pg_hba.conf: hostssl ... cert)")
         self.postgres.sql(SETUP)
         print("".join(f"postgres=# {line}\n" for line in SETUP.splitlines()), end="")
@@ -335,6 +331,15 @@ class Demo:
         print(f"(a browser opens the link: {' '.join(done.text.split())})")
         # A code counts once; the next one is taken half a minute early, as of a clock that runs fast.
         return password, codes.generate_otp(step + 1) if codes is not None else ""
+
+    def login(self, password: str, code: str) -> None:
+        """Log in as alice, to the cluster and to the database."""
+        self.run(
+            *("tsh", "login", "--insecure", f"--proxy=localhost:{self.web}", "--user=alice"),
+            typed=f"{password}\n{code}\n",
+        )
+        self.run("tsh", "db", "ls")
+        self.run("tsh", "db", "login", SERVICE)
 
     def service(self, user: str) -> str:
         """psql's connection string, as ``tsh db login`` prints it."""

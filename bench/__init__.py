@@ -1,0 +1,1 @@
+"""Measures the real system: ``python -m bench``, see ``--help``."""

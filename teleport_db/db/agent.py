@@ -1,0 +1,332 @@
+"""The agent as a service: one tunnel to each proxy address, kept for ever.
+
+::
+
+    startService   spool opened, labels started
+    tunnel up      roles watched, events shipped, presence announced       all through the tunnel
+    tunnel lost    sessions of it end; dialled again, 1 to 60 seconds, full jitter
+    stopService    presence withdrawn, sessions told (57P01), tunnels drained
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from twisted.application.internet import ClientService
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from teleport_db.api.client import APIClient
+from teleport_db.audit.shipping import Shipper
+from teleport_db.audit.spool import Spool
+from teleport_db.config.model import Database
+from teleport_db.db.labels import DynamicLabels, Run
+from teleport_db.db.policy import Policy, PolicyWatch
+from teleport_db.db.session import Served, Session, Surroundings
+from teleport_db.db.streams import Announcements, IncomingStream, StreamFactory, proxies_only
+from teleport_db.errors import ConnectionTrouble, SessionCut
+from teleport_db.identity import auth_name
+from teleport_db.interfaces import ICredentialSource
+from teleport_db.net.tlslayer import TLSClientEndpoint
+from teleport_db.tunnel.endpoints import StreamClientEndpoint
+from teleport_db.tunnel.header import CancelHeader, SessionHeader
+from teleport_db.tunnel.protocol import TunnelProtocol
+
+log = Logger()
+
+#: Seconds between two announcements of presence; auth forgets an agent after three of them.
+PRESENCE_SECONDS = 30.0
+
+#: Seconds between attempts to dial a proxy: no less, no more.
+RECONNECT_SECONDS = (1.0, 60.0)
+
+#: Seconds a stop waits for what must still be said.
+STOP_SECONDS = 5.0
+
+
+@attrs.frozen
+class HostContexts:
+    """The TLS contexts of one set of host certificates.
+
+    :param serving: for streams that proxies open; wants a certificate of the host CA.
+    :param tunnel: for the tunnel, ALPN ``teleport-tunnel``.
+    :param calling: for calls of the auth API.
+    """
+
+    serving: ssl.SSLContext
+    tunnel: ssl.SSLContext
+    calling: ssl.SSLContext
+
+
+@implementer(IStreamClientEndpoint)
+class TunnelEndpoint:
+    """Connects through whichever tunnel stands; for calls of the auth API."""
+
+    def __init__(self, tunnels: Callable[[], Sequence[TunnelProtocol]]) -> None:
+        self._tunnels = tunnels
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        """A stream of the first tunnel; fails with ConnectionTrouble while there is none."""
+        tunnels = self._tunnels()
+        if not tunnels:
+            failed: Deferred[Any] = Deferred()
+            failed.errback(ConnectionTrouble("no proxy is connected just now"))
+            return failed
+        return StreamClientEndpoint(tunnels[0]).connect(protocolFactory)
+
+
+def full_jitter(uniform: Callable[[float, float], float] = random.uniform) -> Callable[[int], float]:
+    """A retry policy for ClientService: anywhere between the least and twice as much each time."""
+    least, most = RECONNECT_SECONDS
+
+    def delay(attempt: int) -> float:
+        return uniform(least, min(most, least * 2 ** min(attempt, 16)))
+
+    return delay
+
+
+class Agent(MultiService):
+    """Serves databases through tunnels.
+
+    :param host_id: from the agent's certificate.
+    :param contexts: gives the present TLS contexts.
+    :param host_ca: gives the host CA, PEM; ``user_ca`` the user CA.
+    :param proxies: plain endpoints of the proxies' tunnel ports.
+    :param dial: the plain endpoint of a database.
+    :param credentials: made with the agent's API client, so given as a function of it.
+    :param run: runs the command of a dynamic label.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        host_id: str,
+        databases: Sequence[Database],
+        spool: Spool,
+        contexts: Callable[[], HostContexts],
+        host_ca: Callable[[], bytes],
+        user_ca: Callable[[], bytes],
+        proxies: Sequence[IStreamClientEndpoint],
+        dial: Callable[[Database], IStreamClientEndpoint],
+        credentials: Callable[[APIClient], ICredentialSource],
+        run: Run,
+        reactor: Any,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._cluster = cluster
+        self._host_id = host_id
+        self._contexts = contexts
+        self._reactor = reactor
+        self._clock: IReactorTime = reactor
+        self._spool = spool
+        self._tunnels: list[TunnelProtocol] = []
+        self._sessions: dict[int, Session] = {}
+        self._labels = {
+            database.name: DynamicLabels(database.dynamic_labels, run=run, clock=reactor, changed=self._announce_soon)
+            for database in databases
+        }
+        self.announcements = Announcements(lambda: list(self._around.served))
+        self.policy = Policy()
+        api_endpoint = TLSClientEndpoint(
+            TunnelEndpoint(lambda: self._tunnels), contexts().calling, name=auth_name(cluster), clock=reactor
+        )
+        self.api = APIClient(api_endpoint, auth_name(cluster), reactor=reactor)
+        self._watch = PolicyWatch(self.policy, self.api.call, clock=reactor, uniform=uniform)
+        self._shipper = Shipper(spool, self._ship, clock=reactor)
+        self._presence = LoopingCall(self._announce)
+        self._presence.clock = reactor
+        self._soon: IDelayedCall | None = None
+        self._around = Surroundings(
+            cluster=cluster,
+            server_id=host_id,
+            served={database.name: Served(database, self._labels_of(database)) for database in databases},
+            policy=self.policy,
+            append=self._append,
+            credentials=credentials(self.api),
+            dial=dial,
+            user_ca=user_ca,
+            clock=reactor,
+        )
+        check = proxies_only(host_ca, reactor)
+        self._accept = StreamFactory(
+            lambda: IncomingStream(
+                check=check,
+                open_session=self._open_session,
+                cancel=self._cancel,
+                announcements=self.announcements,
+                clock=reactor,
+            ),
+            lambda: contexts().serving,
+            reactor,
+        )
+        for endpoint in proxies:
+            ClientService(
+                TLSClientEndpoint(endpoint, contexts().tunnel, name=f"proxy.{cluster}", clock=reactor),
+                Factory.forProtocol(self._make_tunnel),
+                retryPolicy=full_jitter(uniform),
+                clock=reactor,
+            ).setServiceParent(self)
+
+    # Starting and stopping.
+
+    def startService(self) -> None:
+        for labels in self._labels.values():
+            labels.start()
+        super().startService()  # type: ignore[no-untyped-call]
+        self._watch.start()
+        self._shipper.start()
+
+    def stopService(self) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for session in list(self._sessions.values()):
+            session.cut(SessionCut("the agent of this database is shutting down; connect again"))
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        if self._presence.running:
+            self._presence.stop()
+        for labels in self._labels.values():
+            labels.stop()
+        self._watch.stop()
+        if self._tunnels:
+            await self._last_words()
+        self._shipper.stop()
+        await self.api.close()
+        await super().stopService()  # type: ignore[no-untyped-call]
+        self._spool.close()
+
+    async def _last_words(self) -> None:
+        """Ship what is left and withdraw the presence, within reason: what stays is shipped at the next start."""
+        for saying in (self._shipper.flush(), self.api.call("DELETE", "/v1/presence")):
+            try:
+                await saying.addTimeout(STOP_SECONDS, self._clock)
+            except Exception as error:
+                log.info("stopping without a last word: {error}", error=error)
+
+    # Tunnels.
+
+    def _make_tunnel(self) -> TunnelProtocol:
+        return _AgentTunnel(
+            client=True,
+            clock=self._clock,
+            accept=self._accept,
+            opened=self._tunnel_opened,
+            closed=self._tunnel_closed,
+        )
+
+    def _tunnel_opened(self, tunnel: TunnelProtocol) -> None:
+        self._tunnels.append(tunnel)
+        log.info("tunnel to the proxy is open")
+        if not self._presence.running:
+            self._presence.start(PRESENCE_SECONDS).addErrback(
+                lambda reason: log.failure("presence is not announced any more", reason)
+            )
+        self._shipper.notify()
+
+    def _tunnel_closed(self, tunnel: TunnelProtocol, reason: Failure) -> None:
+        if tunnel in self._tunnels:
+            self._tunnels.remove(tunnel)
+            log.warn("tunnel to the proxy is lost: {reason}", reason=reason.getErrorMessage())
+        if not self._tunnels and self._presence.running:
+            self._presence.stop()
+
+    # Presence.
+
+    def _labels_of(self, database: Database) -> Callable[[], Mapping[str, str]]:
+        return lambda: {**database.static_labels, **self._labels[database.name].values}
+
+    def _announce_soon(self) -> None:
+        """Labels changed; several changes of a moment are one announcement."""
+        if self._soon is None and self._tunnels:
+            self._soon = self._clock.callLater(0.2, self._announce_now)
+
+    def _announce_now(self) -> None:
+        self._soon = None
+        self._announce()
+
+    def _announce(self) -> Deferred[None]:
+        databases = [
+            {
+                "name": served.database.name,
+                "description": served.database.description,
+                "protocol": served.database.protocol,
+                "uri": str(served.database.uri),
+                "labels": dict(served.labels()),
+            }
+            for served in self._around.served.values()
+        ]
+
+        def failed(reason: Failure) -> None:
+            log.warn("presence could not be announced: {reason}", reason=reason.getErrorMessage())
+
+        return self.api.call("PUT", "/v1/presence", {"databases": databases}).addCallbacks(lambda answer: None, failed)
+
+    # Events.
+
+    def _append(self, events: Sequence[Mapping[str, Any]]) -> None:
+        self._spool.append(events)
+        self._shipper.notify()
+
+    def _ship(self, batch: list[tuple[int, dict[str, Any]]]) -> Deferred[int]:
+        sending = self.api.call("POST", "/v1/audit", {"events": [{"seq": seq, "event": event} for seq, event in batch]})
+        return sending.addCallback(lambda answer: int(answer["acknowledged"]))
+
+    # Streams.
+
+    def _open_session(self, header: SessionHeader, transport: Any) -> Session:
+        session = Session(self._around, header, transport, closed=self._session_closed)
+        self._sessions[id(session)] = session
+        return session
+
+    def _session_closed(self, session: Session) -> None:
+        self._sessions.pop(id(session), None)
+
+    def _cancel(self, header: CancelHeader) -> None:
+        if not any(session.cancel(header) for session in list(self._sessions.values())):
+            log.info("a cancel request from {peer} fits no session", peer=header.client_address)
+
+
+class _AgentTunnel(TunnelProtocol):
+    """A tunnel that tells its agent when it stands and when it is gone."""
+
+    def __init__(
+        self,
+        *,
+        opened: Callable[[TunnelProtocol], None],
+        closed: Callable[[TunnelProtocol, Failure], None],
+        **settings: Any,
+    ) -> None:
+        super().__init__(closed=lambda reason: closed(self, reason), **settings)
+        self._opened = opened
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._opened(self)
+
+
+def run_command(in_thread: Callable[..., Deferred[Any]]) -> Run:
+    """Runs a label's command without a shell, off the reactor's thread."""
+    import subprocess
+
+    def run(command: tuple[str, ...]) -> Deferred[bytes]:
+        return in_thread(
+            lambda: (
+                subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=10).stdout
+            )
+        )
+
+    return run

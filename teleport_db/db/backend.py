@@ -1,0 +1,257 @@
+"""The agent's connection to a database: encryption asked for, TLS verified in full, then the login.
+
+::
+
+    agent                          PostgreSQL
+      | SSLRequest             ->      |
+      | <-  S                          |   anything else ends it: there is no fallback to plaintext
+      | TLS, name and CA verified      |
+      | StartupMessage         ->      |   the client's own bytes
+      | <-  AuthenticationOk ... ReadyForQuery, or ErrorResponse
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from teleport_db.errors import AuthenticationFailed, DatabaseUnreachable, TeleportDBError
+from teleport_db.interfaces import Credentials
+from teleport_db.net.tlslayer import TLSClientEndpoint
+from teleport_db.pgwire.backend_tls import BackendTLS
+from teleport_db.pgwire.login import BackendLogin, Done, Refused, Relay, Send
+from teleport_db.pgwire.messages import cancel_request
+
+#: Seconds a database has for TLS and login together.
+LOGIN_SECONDS = 15.0
+
+
+class DatabaseRefused(TeleportDBError):
+    """The database itself said no, in its own words.
+
+    :param fields: of its ErrorResponse, by field code.
+    :param raw: the ErrorResponse as it came.
+    """
+
+    status = 403
+    code = "database_refused"
+
+    def __init__(self, fields: dict[str, str], raw: bytes) -> None:
+        super().__init__(fields.get("M", "the database refused the connection"))
+        self.fields = fields
+        self.raw = raw
+
+
+@attrs.frozen
+class LoggedIn:
+    """A login that the database accepted.
+
+    :param greeting: all that the client is to hear of it, AuthenticationOk to ReadyForQuery.
+    :param server_key: the database's own cancel key, None where it gave none.
+    :param client_key: the key that the client was told instead.
+    """
+
+    greeting: bytes
+    server_key: tuple[int, bytes] | None = attrs.field(repr=False)
+    client_key: tuple[int, bytes] | None = attrs.field(repr=False)
+
+
+class _AskForTLS(Protocol):
+    """SSLRequest and its answer; afterwards the protocol above speaks to the transport."""
+
+    def __init__(self, upper: IProtocol, ready: Deferred[IProtocol]) -> None:
+        self._upper = upper
+        self._ready: Deferred[IProtocol] | None = ready
+        self._asking: BackendTLS | None = BackendTLS()
+
+    def connectionMade(self) -> None:
+        assert self._asking is not None
+        self.transport.write(self._asking.start())  # type: ignore[union-attr]
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._asking is None:
+            self._upper.dataReceived(data)
+            return
+        if self._ready is None:
+            return
+        try:
+            accepted = self._asking.feed(data)
+        except TeleportDBError as error:
+            ready, self._ready = self._ready, None
+            self.transport.loseConnection()  # type: ignore[union-attr]
+            ready.errback(error)
+            return
+        if accepted:
+            ready, self._ready, self._asking = self._ready, None, None
+            assert self.transport is not None
+            self._upper.makeConnection(self.transport)
+            ready.callback(self._upper)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._asking is None:
+            self._upper.connectionLost(reason)
+        elif self._ready is not None:
+            ready, self._ready = self._ready, None
+            ready.errback(DatabaseUnreachable("the database closed the connection before TLS"))
+
+
+@implementer(IStreamClientEndpoint)
+class PostgresEndpoint:
+    """Connects and has TLS accepted; what the factory builds starts its handshake at once."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        ready: Deferred[IProtocol] = Deferred()
+        upper = factory.buildProtocol(IPv4Address("TCP", "", 0))
+        assert upper is not None
+        asking: Any = await self._endpoint.connect(Factory.forProtocol(lambda: _AskForTLS(upper, ready)))
+        try:
+            return await ready
+        except BaseException:
+            asking.transport.abortConnection()
+            raise
+
+
+class Backend(Protocol):
+    """The protocol above the database's TLS.
+
+    Before the login's end it collects what the client is to hear; afterwards it passes everything on.
+    """
+
+    def __init__(self) -> None:
+        self._login: BackendLogin | None = None
+        self._done: Deferred[LoggedIn] | None = None
+        self._greeting = bytearray()
+        self._forward: Callable[[bytes], Any] | None = None
+        self._early = b""
+        self.lost: Callable[[Failure], None] | None = None
+        self.reason: Failure | None = None
+
+    def login(self, startup: bytes, *, password: bytes | None, key: tuple[int, bytes]) -> Deferred[LoggedIn]:
+        """Log in with the client's StartupMessage; fails with DatabaseRefused, DatabaseUnreachable."""
+        self._done = Deferred()
+        self._login = BackendLogin(startup, password=password, key=key)
+        assert self.transport is not None
+        self.transport.write(self._login.start())
+        return self._done
+
+    def relay(self, forward: Callable[[bytes], Any], lost: Callable[[Failure], None]) -> None:
+        """From now on pass on what the database sends, and tell of its end."""
+        self._forward, self.lost = forward, lost
+        if self._early:
+            early, self._early = self._early, b""
+            forward(early)
+        if self.reason is not None:
+            lost(self.reason)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._forward is not None:
+            self._forward(data)
+        elif self._login is not None:
+            self._logging_in(self._login, data)
+        else:
+            # Behind ReadyForQuery, before the session took over: it is the reactor's same turn.
+            self._early += data
+
+    def _logging_in(self, login: BackendLogin, data: bytes) -> None:
+        assert self._done is not None
+        assert self.transport is not None
+        try:
+            events = login.feed(data)
+        except TeleportDBError as error:
+            self._finish().errback(error)
+            return
+        for event in events:
+            match event:
+                case Send():
+                    self.transport.write(event.data)
+                case Relay():
+                    self._greeting += event.data
+                case Done():
+                    self._early = event.rest
+                    self._finish().callback(LoggedIn(bytes(self._greeting), event.server_key, event.client_key))
+                    return
+                case Refused():
+                    self._finish().errback(DatabaseRefused(event.fields, event.raw))
+                    return
+
+    def _finish(self) -> Deferred[LoggedIn]:
+        assert self._done is not None
+        done, self._done, self._login = self._done, None, None
+        return done
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.reason = reason
+        if self._done is not None:
+            self._finish().errback(DatabaseUnreachable("the database closed the connection during the login"))
+        elif self.lost is not None:
+            self.lost(reason)
+
+
+def database_endpoint(
+    endpoint: IStreamClientEndpoint, context: ssl.SSLContext, host: str, clock: IReactorTime
+) -> IStreamClientEndpoint:
+    """TLS to a PostgreSQL server, its certificate verified for ``host``."""
+    return TLSClientEndpoint(PostgresEndpoint(endpoint), context, name=host, clock=clock)
+
+
+async def open_backend(
+    endpoint: IStreamClientEndpoint, credentials: Credentials, *, service: str, host: str, clock: IReactorTime
+) -> Backend:
+    """Connect to a database and verify it.
+
+    :param endpoint: its address, plain TCP.
+    :raises DatabaseUnreachable: with words that say which step failed.
+    """
+    try:
+        backend: Any = (
+            await database_endpoint(endpoint, credentials.context, host, clock)
+            .connect(Factory.forProtocol(Backend))
+            .addTimeout(LOGIN_SECONDS, clock)
+        )
+    except DatabaseUnreachable:
+        raise
+    except AuthenticationFailed as error:
+        raise DatabaseUnreachable(
+            f'the agent does not trust the server of database service "{service}": {error} '
+            "(its certificate: tctl auth sign --format=db)",
+            detail=error.detail,
+        ) from error
+    except TimeoutError as error:
+        raise DatabaseUnreachable(
+            f'database service "{service}" did not answer its agent within {LOGIN_SECONDS:.0f} seconds'
+        ) from error
+    except TeleportDBError as error:
+        raise DatabaseUnreachable(f'database service "{service}": {error}', detail=error.detail) from error
+    assert isinstance(backend, Backend)
+    return backend
+
+
+async def send_cancel(
+    endpoint: IStreamClientEndpoint,
+    credentials: Credentials,
+    key: tuple[int, bytes],
+    *,
+    service: str,
+    host: str,
+    clock: IReactorTime,
+) -> None:
+    """Ask the database to cancel what the session of this key is running, on a connection of its own."""
+    backend = await open_backend(endpoint, credentials, service=service, host=host, clock=clock)
+    assert backend.transport is not None
+    backend.transport.write(cancel_request(*key))
+    backend.transport.loseConnection()

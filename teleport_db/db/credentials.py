@@ -1,0 +1,153 @@
+"""What the agent shows to databases.
+
+Self-hosted: a client certificate with CN = database user, signed by the cluster's db_client CA, asked of
+auth once in its life.  Amazon: an IAM token as the password, given only over verified TLS.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from teleport_db.certs.keys import new_key, private_pem, public_pem
+from teleport_db.certs.tls import KeyPair, client_context
+from teleport_db.config.model import Database
+from teleport_db.errors import DatabaseUnreachable
+from teleport_db.interfaces import Credentials, ICredentialSource
+
+#: A certificate with less than this share of its life left is replaced before it is used again.
+RENEW_SHARE = 0.2
+
+Call = Callable[..., "Deferred[dict[str, Any]]"]
+
+
+@attrs.define
+class _Kept:
+    credentials: Credentials
+    until: float
+
+
+@implementer(ICredentialSource)
+class CertificateCredentials:
+    """Client certificates, one a database service and user, kept until they grow old.
+
+    :param call: the API client's ``call``.
+    :param read_file: reads ``ca_cert_file``.
+    """
+
+    def __init__(self, call: Call, *, clock: IReactorTime, read_file: Callable[[str], bytes]) -> None:
+        self._call = call
+        self._clock = clock
+        self._read_file = read_file
+        self._kept: dict[tuple[str, str], _Kept] = {}
+        self._asked: dict[tuple[str, str], list[Deferred[Credentials]]] = {}
+
+    def credentials_for(self, database: Database, user: str) -> Deferred[Credentials]:
+        return Deferred.fromCoroutine(self._credentials(database, user))
+
+    async def _credentials(self, database: Database, user: str) -> Credentials:
+        name = (database.name, user)
+        kept = self._kept.get(name)
+        if kept is not None and self._clock.seconds() < kept.until:
+            return kept.credentials
+        if name in self._asked:
+            waiting: Deferred[Credentials] = Deferred()
+            self._asked[name].append(waiting)
+            return await waiting
+        self._asked[name] = []
+        try:
+            kept = self._kept[name] = await self._fetch(database, user)
+        except BaseException as error:
+            for waiting in self._asked.pop(name):
+                waiting.errback(error)
+            raise
+        for waiting in self._asked.pop(name):
+            waiting.callback(kept.credentials)
+        return kept.credentials
+
+    async def _fetch(self, database: Database, user: str) -> _Kept:
+        key = new_key()
+        now = self._clock.seconds()
+        answer = await self._call(
+            "POST",
+            "/v1/certificates/database-client",
+            {"service": database.name, "user": user, "public_key": public_pem(key.public_key()).decode()},
+        )
+        ca = read_ca(database.ca_cert_file, self._read_file) if database.ca_cert_file else answer["db_ca"].encode()
+        pair = KeyPair(answer["certificate"].encode(), private_pem(key))
+        expires = datetime.fromisoformat(answer["expires"]).timestamp()
+        return _Kept(Credentials(client_context(cas=[ca], pair=pair)), expires - RENEW_SHARE * (expires - now))
+
+
+def read_ca(path: str, read_file: Callable[[str], bytes]) -> bytes:
+    """The PEM of a CA of the database's owner; DatabaseUnreachable with words when it cannot be read."""
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise DatabaseUnreachable(
+            f"the CA file of the database cannot be read at the agent: {error.strerror}", detail=path
+        ) from error
+
+
+@implementer(ICredentialSource)
+class AmazonCredentials:
+    """IAM tokens for RDS and Aurora, from the default chain of AWS credentials.
+
+    :param in_thread: runs a function off the reactor's thread, as ``deferToThread``.
+    """
+
+    def __init__(self, *, in_thread: Callable[..., Deferred[Any]], read_file: Callable[[str], bytes]) -> None:
+        self._in_thread = in_thread
+        self._read_file = read_file
+        self._clients: dict[str, Any] = {}
+        self._contexts: dict[str, ssl.SSLContext] = {}
+
+    def credentials_for(self, database: Database, user: str) -> Deferred[Credentials]:
+        return Deferred.fromCoroutine(self._credentials(database, user))
+
+    async def _credentials(self, database: Database, user: str) -> Credentials:
+        context = self._contexts.get(database.name)
+        if context is None:
+            cas = [read_ca(database.ca_cert_file, self._read_file)] if database.ca_cert_file else None
+            context = self._contexts[database.name] = client_context(cas=cas)
+        try:
+            token = await self._in_thread(self._token, database, user)
+        except Exception as error:
+            raise DatabaseUnreachable(
+                f'no IAM token could be made for database service "{database.name}": '
+                "check the AWS credentials of its agent",
+                detail=str(error),
+            ) from error
+        return Credentials(context, token.encode())
+
+    def _token(self, database: Database, user: str) -> str:
+        region = database.aws_region
+        if region not in self._clients:
+            import boto3  # takes a third of a second, and only databases of Amazon need it
+
+            self._clients[region] = boto3.session.Session(region_name=region).client("rds")
+        token: str = self._clients[region].generate_db_auth_token(
+            DBHostname=database.uri.host, Port=database.uri.port, DBUsername=user, Region=region
+        )
+        return token
+
+
+@implementer(ICredentialSource)
+class ByKind:
+    """Chooses the source by what the configuration says of a database."""
+
+    def __init__(self, certificates: ICredentialSource, amazon: ICredentialSource) -> None:
+        self._certificates = certificates
+        self._amazon = amazon
+
+    def credentials_for(self, database: Database, user: str) -> Deferred[Credentials]:
+        source = self._amazon if database.aws_region else self._certificates
+        answer: Deferred[Credentials] = source.credentials_for(database, user)
+        return answer

@@ -1,0 +1,116 @@
+"""Bytes from one transport to another and back, untouched.
+
+::
+
+    a  <->  Side | Side  <->  b        a slow b pauses a, and the other way round
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+log = Logger()
+
+
+@implementer(IHalfCloseableProtocol)
+class Side(Protocol):
+    """One end of a pair; what comes in here goes out at the other."""
+
+    def __init__(self) -> None:
+        self.other: Side | None = None
+        self.reason: Failure | None = None
+        self._early: list[bytes] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        other = self.other
+        if other is None:
+            self._early.append(data)
+        else:
+            other.transport.write(data)  # type: ignore[union-attr]
+
+    def join(self, other: Side) -> None:
+        """Make a pair of two connected sides; what came early goes on first."""
+        self.other, other.other = other, self
+        transports: tuple[Any, Any] = (self.transport, other.transport)
+        transports[0].registerProducer(transports[1], True)
+        transports[1].registerProducer(transports[0], True)
+        for here, there in ((self, other), (other, self)):
+            early, here._early = here._early, []
+            there.transport.writeSequence(early)  # type: ignore[union-attr]
+            if here.reason is not None:
+                there.end(here.reason)
+
+    def end(self, reason: Failure) -> None:
+        """The other side is gone: this one goes the same way, cleanly or not."""
+        transport: Any = self.transport
+        if reason.check(ConnectionDone):
+            transport.unregisterProducer()
+            transport.loseConnection()
+        else:
+            transport.abortConnection()
+
+    def readConnectionLost(self) -> None:
+        transport: Any = self.transport if self.other is None else self.other.transport
+        if self.other is None:
+            transport.loseConnection()
+        else:
+            transport.unregisterProducer()
+            transport.loseWriteConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing to do: the other direction goes on."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.reason = reason
+        if self.other is not None and self.other.reason is None:
+            self.other.end(reason)
+
+
+class Forwarder(Side):
+    """A side that opens its other end itself.
+
+    :param endpoint: where the bytes go.
+    :param connected: called when the other end stands.
+    """
+
+    def __init__(self, endpoint: IStreamClientEndpoint, connected: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+        self._connected = connected
+        self._connecting: Deferred[Any] | None = None
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.pauseProducing()
+        self._connecting = self._endpoint.connect(Factory.forProtocol(Side))
+        self._connecting.addCallbacks(self._made, self._failed)
+
+    def _made(self, other: Side) -> None:
+        self._connecting = None
+        self.join(other)
+        if self.reason is None:
+            if self._connected is not None:
+                self._connected()
+            transport: Any = self.transport
+            transport.resumeProducing()
+
+    def _failed(self, reason: Failure) -> None:
+        self._connecting = None
+        if self.reason is None:
+            log.warn("a stream could not be forwarded: {reason}", reason=reason.getErrorMessage())
+            transport: Any = self.transport
+            transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        if self._connecting is not None:
+            self._connecting.cancel()

@@ -1,0 +1,252 @@
+"""The front door: one port for the web, PostgreSQL and the tunnels.
+
+::
+
+    first bytes          answered by   then
+    ClientHello          the door of its ALPN name, or the web
+    GSSENCRequest        N             as before
+    SSLRequest           S             ClientHello -> PostgreSQL, whatever its ALPN
+    CancelRequest                      the canceller, and the end
+    StartupMessage       ErrorResponse: this proxy speaks TLS only
+
+The TLS context is chosen before TLS begins, and the bytes that were read are fed in: no certificate is
+chosen in a callback (an exception there has let connections through: pyOpenSSL before 26.0).
+"""
+
+from __future__ import annotations
+
+import enum
+import ssl
+from collections.abc import Callable, Mapping
+
+import attrs
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IProtocol, IReactorTime
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from teleport_db import clienthello
+from teleport_db.errors import AuthenticationFailed, RemoteProtocolError, TeleportDBError
+from teleport_db.net.tlslayer import TLSLayer
+from teleport_db.pgwire.messages import error_for
+from teleport_db.pgwire.startup import Cancel, Opening, Reply, StartTLS, Startup
+
+log = Logger()
+
+#: ALPN names that this system gives meaning to.
+ALPN_POSTGRESQL = "postgresql"
+ALPN_JOIN = "teleport-join"
+ALPN_TUNNEL = "teleport-tunnel"
+ALPN_AUTH = "teleport-auth"
+
+#: Seconds a connection has until it has said who it is.
+OPENING_SECONDS = 10.0
+
+#: Connections of one address that have not yet said who they are.
+MAX_UNSETTLED_PER_ADDRESS = 256
+
+
+@attrs.frozen
+class Door:
+    """What stands behind an ALPN name.
+
+    :param build: makes the protocol that speaks above TLS, or None to hang up.  It gets a function to
+        call once the peer has said who it is: until then the connection's time is counted.
+    :param context: makes or gives the TLS context; None forwards the bytes untouched to the protocol.
+    """
+
+    build: Callable[[IAddress, Callable[[], None]], IProtocol | None]
+    context: Callable[[], ssl.SSLContext] | None
+
+
+class _State(enum.Enum):
+    UNKNOWN = enum.auto()
+    POSTGRES = enum.auto()
+    POSTGRES_TLS = enum.auto()
+    HELLO = enum.auto()
+    PASSING = enum.auto()
+    CLOSED = enum.auto()
+
+
+@implementer(IHalfCloseableProtocol)
+class Sniffer(Protocol):
+    """One connection that has not yet said what it is."""
+
+    def __init__(self, factory: FrontDoor, address: IAddress) -> None:
+        self._doors = factory
+        self._address = address
+        self._state = _State.UNKNOWN
+        self._buffer = b""
+        self._opening = Opening(encrypted=False)
+        self._next: IProtocol | None = None
+        self._timer: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self._timer = self._doors.clock.callLater(OPENING_SECONDS, self._too_late)
+
+    def _too_late(self) -> None:
+        self._timer = None
+        self._doors.settled(self._address)
+        assert self.transport is not None
+        self.transport.abortConnection()  # type: ignore[attr-defined]
+
+    def settled(self) -> None:
+        """The peer has said who it is; its time is no longer counted."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._doors.settled(self._address)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._next is not None:
+            self._next.dataReceived(data)
+            return
+        if self._state is _State.CLOSED:
+            return
+        try:
+            self._sniff(data)
+        except TeleportDBError as error:
+            log.info("connection from {peer} refused: {error}", peer=self._address, error=error)
+            self._close()
+
+    def _sniff(self, data: bytes) -> None:
+        if self._state is _State.UNKNOWN:
+            self._state = _State.HELLO if data[:1] == b"\x16" else _State.POSTGRES
+        if self._state is _State.POSTGRES:
+            self._postgres(data)
+        else:
+            self._hello(data)
+
+    def _postgres(self, data: bytes) -> None:
+        assert self.transport is not None
+        for event in self._opening.feed(data):
+            match event:
+                case Reply():
+                    self.transport.write(event.data)
+                case StartTLS():
+                    self.transport.write(b"S")
+                    self._state = _State.POSTGRES_TLS
+                case Cancel():
+                    self._doors.cancel(self._address, event.pid, event.secret)
+                    self._close()
+                case Startup():
+                    self.transport.write(
+                        error_for(
+                            AuthenticationFailed(
+                                "this proxy accepts encrypted connections only: use sslmode=require or better"
+                            )
+                        )
+                    )
+                    self._close()
+
+    def _hello(self, data: bytes) -> None:
+        self._buffer += data
+        hello = clienthello.parse(self._buffer)
+        if not isinstance(hello, clienthello.ClientHello):
+            return
+        if self._state is _State.POSTGRES_TLS:
+            door = self._doors.postgres
+        else:
+            door = next((self._doors.doors[name] for name in hello.alpn if name in self._doors.doors), self._doors.web)
+        upper = door.build(self._address, self.settled)
+        if upper is None:
+            raise RemoteProtocolError("nobody is behind this door")
+        if door.context is None:
+            self._pass_to(upper)
+        else:
+            self._pass_to(
+                TLSLayer(
+                    upper,
+                    door.context(),
+                    server_side=True,
+                    clock=self._doors.clock,
+                    timeout=OPENING_SECONDS,
+                    failed=self._handshake_failed,
+                )
+            )
+
+    def _handshake_failed(self, reason: Failure) -> None:
+        log.info("TLS with {peer} failed: {reason}", peer=self._address, reason=reason.getErrorMessage())
+
+    def _pass_to(self, protocol: IProtocol) -> None:
+        self._state = _State.PASSING
+        data, self._buffer = self._buffer, b""
+        self._next = protocol
+        assert self.transport is not None
+        protocol.makeConnection(self.transport)
+        protocol.dataReceived(data)
+
+    def _close(self) -> None:
+        self._state = _State.CLOSED
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+    def readConnectionLost(self) -> None:
+        above = IHalfCloseableProtocol(self._next, None)
+        if above is not None:
+            above.readConnectionLost()
+        else:
+            assert self.transport is not None
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        above = IHalfCloseableProtocol(self._next, None)
+        if above is not None:
+            above.writeConnectionLost()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._state = _State.CLOSED
+        self.settled()
+        if self._next is not None:
+            self._next.connectionLost(reason)
+
+
+class FrontDoor(Factory):
+    """Makes a sniffer of every connection to a public port.
+
+    :param web: where a ClientHello without a known ALPN name goes.
+    :param postgres: where SSLRequest leads to.
+    :param doors: ALPN names to doors.
+    :param cancel: told of the address, process id and secret of each CancelRequest.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        *,
+        web: Door,
+        postgres: Door,
+        doors: Mapping[str, Door],
+        cancel: Callable[[IAddress, int, bytes], None],
+        clock: IReactorTime,
+    ) -> None:
+        self.web = web
+        self.postgres = postgres
+        self.doors = dict(doors)
+        self.cancel = cancel
+        self.clock = clock
+        self._unsettled: dict[str, int] = {}
+
+    def buildProtocol(self, addr: IAddress | None) -> Sniffer | None:
+        assert addr is not None
+        host = _host(addr)
+        count = self._unsettled.get(host, 0)
+        if count >= MAX_UNSETTLED_PER_ADDRESS:
+            return None
+        self._unsettled[host] = count + 1
+        return Sniffer(self, addr)
+
+    def settled(self, addr: IAddress) -> None:
+        """One connection of this address has said who it is, or is gone."""
+        host = _host(addr)
+        left = self._unsettled[host] - 1
+        if left:
+            self._unsettled[host] = left
+        else:
+            del self._unsettled[host]
+
+
+def _host(addr: IAddress) -> str:
+    return str(getattr(addr, "host", addr))

@@ -1,0 +1,121 @@
+"""The auth service of a process: state, audit log, API on 3025, the local administrator's identity."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from teleport_db.audit.log import AuditLog
+from teleport_db.auth.http import auth_site
+from teleport_db.auth.server import AuthServer
+from teleport_db.certs.files import write_secret
+from teleport_db.certs.tls import server_context
+from teleport_db.config.model import Config
+from teleport_db.net.tcp import listen
+from teleport_db.net.tlslayer import TLSServerFactory
+from teleport_db.services.hosts import Host, keep_id, obtain
+from teleport_db.storage.sqlite import SQLiteBackend
+
+log = Logger()
+
+
+class AuthProcess(Service):
+    """Auth, from its configuration; :meth:`open` before anything else of the process.
+
+    :ivar server: the :class:`AuthServer`.
+    :ivar address: ``host:port`` at which this process reaches the API.
+    """
+
+    server: AuthServer
+    host: Host
+    port: IListeningPort
+    address: tuple[str, int]
+
+    def __init__(self, config: Config, *, reactor: Any) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._threads = ThreadPool(minthreads=0, maxthreads=1, name="audit")
+
+    async def open(self) -> None:
+        """Load or make the state, and listen."""
+        config, reactor = self._config, self._reactor
+        data = config.teleport.data_dir
+        os.makedirs(os.path.join(data, "storage"), mode=0o700, exist_ok=True)
+        self._threads.start()
+        self.audit = AuditLog(
+            os.path.join(data, "audit"),
+            clock=reactor,
+            in_thread=lambda function, *args: deferToThreadPool(reactor, self._threads, function, *args),
+        )
+        self.backend = SQLiteBackend(os.path.join(data, "storage", "state.sqlite"), reactor=reactor, clock=reactor)
+        proxy = config.proxy.public_address(config.teleport.nodename)
+        self.server = AuthServer(
+            self.backend,
+            self.audit,
+            config.auth.cluster_name,
+            config.auth,
+            reactor=reactor,
+            proxy_address=str(proxy),
+        )
+        await self.server.start()
+        host_id = keep_id(os.path.join(data, "hosts", "auth.id"))
+
+        async def issue(public_key: bytes) -> dict[str, Any]:
+            return self.server.issue_host(["auth"], ["localhost", "127.0.0.1", "::1"], public_key, host_id)
+
+        self.host = Host(await obtain(issue, path=None), renew=issue, path=None, clock=reactor)
+        authorities = self.server.cas()
+        clients = (authorities["user"].encode(), authorities["host"].encode())
+        context = self.host.context(
+            "api", lambda host: server_context(host.server, client_cas=clients, alpn=["teleport-auth", "teleport-join"])
+        )
+        site = auth_site(self.server, reactor=reactor)
+        factory = TLSServerFactory(site, context(), clock=reactor)
+        address = config.auth.listen_addr
+        self.port = listen(reactor, address.port, factory, interface=address.host)
+        bound: Any = self.port.getHost()
+        self.address = reachable(address.host), bound.port
+        self._write_admin(data)
+        log.info(
+            "auth of cluster {cluster} listens on {address}",
+            cluster=self.server.cluster_name,
+            address=bound,
+        )
+
+    def _write_admin(self, data: str) -> None:
+        """The identity with which ``tctl`` on this host calls; made anew at each start."""
+        admin = self.server.local_admin_credentials()
+        directory = os.path.join(data, "admin")
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        write_secret(os.path.join(directory, "key.pem"), admin.key_pem)
+        write_secret(os.path.join(directory, "cert.pem"), admin.certificate_pem)
+        write_secret(os.path.join(directory, "cas.pem"), admin.cas_pem)
+        write_secret(os.path.join(directory, "address"), ("{}:{}\n".format(*self.address)).encode())
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self.host.start()
+
+    def stopService(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        self.host.stop()
+        await maybeDeferred(self.port.stopListening)
+        self.server.stop()
+        await self.audit.close()
+        await self.backend.close()
+        self._threads.stop()
+
+
+def reachable(host: str) -> str:
+    """The address by which this machine reaches its own listener on ``host``."""
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -1,0 +1,66 @@
+"""The db service of a process: the agent, with what it needs of the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.threads import deferToThreadPool
+
+from teleport_db.audit.spool import Spool
+from teleport_db.certs.tls import client_context, server_context
+from teleport_db.config.model import Config
+from teleport_db.db.agent import Agent, HostContexts, run_command
+from teleport_db.db.credentials import AmazonCredentials, ByKind, CertificateCredentials
+from teleport_db.net.tcp import connector
+from teleport_db.services.hosts import Host, HostCredentials
+
+
+def tunnel_contexts(held: HostCredentials) -> HostContexts:
+    """The contexts of an agent with these credentials."""
+    return HostContexts(
+        serving=server_context(held.server, client_cas=[held.host_ca], client_required=True),
+        tunnel=client_context(cas=[held.host_ca], pair=held.client, alpn=["teleport-tunnel"]),
+        calling=client_context(cas=[held.host_ca], pair=held.client, alpn=["teleport-auth"]),
+    )
+
+
+def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, reactor: Any) -> Agent:
+    """The agent of a configuration.
+
+    :param proxies: addresses of the proxies' tunnel ports.
+    """
+
+    def in_thread(function: Any, *args: Any) -> Any:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), function, *args)
+
+    def read_file(path: str) -> bytes:
+        return Path(path).read_bytes()
+
+    contexts: dict[int, HostContexts] = {}
+
+    def current() -> HostContexts:
+        held = host.credentials
+        if id(held) not in contexts:
+            contexts.clear()
+            contexts[id(held)] = tunnel_contexts(held)
+        return contexts[id(held)]
+
+    return Agent(
+        cluster=host.credentials.cluster,
+        host_id=host.credentials.host_id,
+        databases=config.db.databases,
+        spool=Spool(os.path.join(config.teleport.data_dir, "spool", "db")),
+        contexts=current,
+        host_ca=lambda: host.credentials.host_ca,
+        user_ca=lambda: host.credentials.user_ca,
+        proxies=[connector(reactor, *address) for address in proxies],
+        dial=lambda database: connector(reactor, database.uri.host, database.uri.port),
+        credentials=lambda api: ByKind(
+            CertificateCredentials(api.call, clock=reactor, read_file=read_file),
+            AmazonCredentials(in_thread=in_thread, read_file=read_file),
+        ),
+        run=run_command(in_thread),
+        reactor=reactor,
+    )

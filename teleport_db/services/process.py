@@ -1,0 +1,249 @@
+"""One process of a cluster: its services in order, its start, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogPublisher,
+    jsonFileLogObserver,
+    textFileLogObserver,
+)
+from twisted.python.failure import Failure
+
+from teleport_db.certs.files import write_public
+from teleport_db.config.model import Config, check
+from teleport_db.errors import ConfigError, TeleportDBError
+from teleport_db.services.authservice import AuthProcess, reachable
+from teleport_db.services.dbservice import make_agent
+from teleport_db.services.hosts import Host, keep_id, obtain
+from teleport_db.services.membership import become_member
+from teleport_db.services.proxyservice import ProxyProcess, proxy_names
+
+log = Logger()
+
+
+class Teleport(MultiService):
+    """All services of a configuration.
+
+    ``startService`` begins to open them; :attr:`ready` fires when all are open, or fails with the error
+    that kept one from opening.
+
+    :param config: with the host's names filled in, or without.
+    """
+
+    auth: AuthProcess | None = None
+    proxy: ProxyProcess | None = None
+
+    def __init__(self, config: Config, *, reactor: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.config = config.on_host(socket.gethostname())
+        check(self.config)
+        self._reactor = reactor
+        self._opening: Deferred[None] | None = None
+        self.ready: Deferred[None] = Deferred()
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._opening = Deferred.fromCoroutine(self._open())
+        self._opening.addCallbacks(self.ready.callback, self._failed)
+
+    def _failed(self, reason: Failure) -> None:
+        if not reason.check(CancelledError):
+            self.ready.errback(reason)
+
+    async def _open(self) -> None:
+        make_data_dir(self.config.teleport.data_dir)
+        if self.config.auth.enabled:
+            auth = AuthProcess(self.config, reactor=self._reactor)
+            await auth.open()
+            auth.setServiceParent(self)  # type: ignore[no-untyped-call]
+            self.auth = auth
+        if self.config.proxy.enabled:
+            await self._open_proxy()
+        if self.config.db.enabled:
+            await self._open_agent()
+
+    async def _open_proxy(self) -> None:
+        names = proxy_names(self.config)
+        if self.auth is not None:
+            host, address = await self._local_host(self.auth, "proxy", names), self.auth.address
+        else:
+            host = await become_member(
+                self.config,
+                "proxy",
+                door_role="auth",
+                names=names,
+                renew=self._renew("proxy", names),
+                reactor=self._reactor,
+            )
+            first = self.config.teleport.auth_servers[0]
+            address = first.host, first.port
+        proxy = ProxyProcess(self.config, host, address, reactor=self._reactor)
+        proxy.open()
+        proxy.setServiceParent(self)  # type: ignore[no-untyped-call]
+        self.proxy = proxy
+
+    async def _open_agent(self) -> None:
+        if self.auth is not None:
+            host = await self._local_host(self.auth, "db", [])
+        else:
+            host = await become_member(
+                self.config, "db", door_role="proxy", names=[], renew=self._renew("db", []), reactor=self._reactor
+            )
+        if self.proxy is not None:
+            listening = self.config.proxy.web_listen_addr
+            proxies = [(reachable(listening.host), self.proxy.web_port.getHost().port)]  # type: ignore[attr-defined]
+        else:
+            proxies = [(address.host, address.port) for address in self.config.teleport.auth_servers]
+        agent = make_agent(self.config, host, proxies, reactor=self._reactor)
+        self._agent = agent
+        agent.setServiceParent(self)  # type: ignore[no-untyped-call]
+        host.start()
+        self._agent_host = host
+
+    async def _local_host(self, auth: AuthProcess, role: str, names: list[str]) -> Host:
+        """Certificates from auth in this very process, under an id that stays."""
+        host_id = keep_id(os.path.join(self.config.teleport.data_dir, "hosts", f"{role}.id"))
+
+        async def issue(public_key: bytes) -> Mapping[str, Any]:
+            return auth.server.issue_host([role], names, public_key, host_id)
+
+        return Host(await obtain(issue, path=None), renew=issue, path=None, clock=self._reactor)
+
+    def _renew(self, role: str, names: list[str]) -> Any:
+        """Renewal through the service's own client of the API, once it has one."""
+
+        async def renew(public_key: bytes) -> Mapping[str, Any]:
+            api = self.proxy.api if role == "proxy" and self.proxy is not None else self._agent.api
+            answer: Mapping[str, Any] = await api.call(
+                "POST", "/v1/renew", {"public_key": public_key.decode(), "names": names}
+            )
+            return answer
+
+        return renew
+
+    def stopService(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+        if hasattr(self, "_agent_host"):
+            self._agent_host.stop()
+        # The agent ships its last events through the proxy to auth, so they close in this order.
+        for service in reversed(list(self)):
+            await _finished(service.stopService())
+        self.running = 0
+
+
+async def _finished(stopping: Any) -> None:
+    if isinstance(stopping, Deferred):
+        await stopping
+
+
+def make_data_dir(path: str) -> None:
+    """The data directory, readable by nobody else; ConfigError when it cannot be."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(13, "permission denied")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be used: {(error.strerror or str(error)).lower()}; give another with --data-dir",
+            source=path,
+            path="teleport.data_dir",
+        ) from error
+
+
+_LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warning": LogLevel.warn, "error": LogLevel.error}
+
+
+def start_logging(config: Config) -> None:
+    """Send the log where the configuration says."""
+    settings = config.teleport.log
+    output: Any
+    match settings.output:
+        case "stderr":
+            output = sys.stderr
+        case "stdout":
+            output = sys.stdout
+        case path:
+            try:
+                output = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - as long as the process lives
+            except OSError as error:
+                raise ConfigError(
+                    f"the log cannot be written: {error.strerror}", source=path, path="teleport.log.output"
+                ) from error
+    observer: ILogObserver = (jsonFileLogObserver if settings.format == "json" else textFileLogObserver)(output)
+    level = LogLevel.debug if config.debug else _LEVELS[settings.severity]
+    filtering = FilteringLogObserver(observer, [LogLevelFilterPredicate(defaultLogLevel=level)])
+    globalLogPublisher.addObserver(filtering)
+
+
+def explain(reason: Failure) -> str:
+    """An error of the start in one line for a person."""
+    error = reason.value
+    if isinstance(error, TeleportDBError):
+        return str(error)
+    if isinstance(error, CannotListenError):
+        number = getattr(error.socketError, "errno", 0)
+        words = os.strerror(number).lower() if number else str(error.socketError)
+        return f"cannot listen on {error.interface or '0.0.0.0'}:{error.port}: {words}"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    return f"unexpected error: {type(error).__name__}: {error}"
+
+
+def run(config: Config, *, reactor: Any = None) -> int:
+    """Run the services until a signal; the exit code.
+
+    What keeps them from starting is told in one line on stderr.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    code = 0
+
+    def failed(reason: Failure) -> None:
+        nonlocal code
+        code = 1
+        print(f"teleport: {explain(reason)}", file=sys.stderr, flush=True)
+        if not isinstance(reason.value, (TeleportDBError, CannotListenError)):
+            log.failure("the start failed", reason)
+        reactor.stop()
+
+    def ready(_: None) -> None:
+        log.info("all services are up")
+        print("teleport: all services are up", flush=True)
+
+    start_logging(config)
+    service = Teleport(config, reactor=reactor)
+    if config.teleport.pid_file:
+        write_public(config.teleport.pid_file, f"{os.getpid()}\n".encode())
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    reactor.callWhenRunning(service.startService)
+    service.ready.addCallbacks(ready, failed)
+    service.ready.addErrback(lambda reason: log.failure("the start failed", reason))
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        reactor.run()
+    finally:
+        if config.teleport.pid_file:
+            with contextlib.suppress(OSError):
+                os.unlink(config.teleport.pid_file)
+    return code

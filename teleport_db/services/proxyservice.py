@@ -1,0 +1,277 @@
+"""The proxy service of a process: the public ports, the web side, and the tunnels' router."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from klein import Klein
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+import teleport_db
+from teleport_db.api.client import APIClient
+from teleport_db.audit.events import SessionEvents
+from teleport_db.audit.shipping import Shipper
+from teleport_db.audit.spool import Spool
+from teleport_db.certs.files import read_secret, write_public, write_secret
+from teleport_db.certs.tls import KeyPair, client_context, peer_identity, server_context
+from teleport_db.certs.web import self_signed, serves
+from teleport_db.config.model import Address, Config
+from teleport_db.errors import AuditUnavailable, AuthenticationFailed, ConfigError
+from teleport_db.identity import Identity, auth_name
+from teleport_db.net.http import BoundedSite
+from teleport_db.net.tcp import connector, listen
+from teleport_db.net.tlslayer import TLSClientEndpoint
+from teleport_db.proxy.forward import Forwarder
+from teleport_db.proxy.frontend import Gateway, PostgresFrontend, Refusal, Sessions
+from teleport_db.proxy.pages import Pages
+from teleport_db.proxy.router import AgentTunnel, Router
+from teleport_db.proxy.sniffer import (
+    ALPN_AUTH,
+    ALPN_JOIN,
+    ALPN_POSTGRESQL,
+    ALPN_TUNNEL,
+    Door,
+    FrontDoor,
+)
+from teleport_db.proxy.webapi import WebAPI
+from teleport_db.services.hosts import Host
+
+log = Logger()
+
+
+def proxy_names(config: Config) -> list[str]:
+    """The names and addresses that clients may reach this proxy by: SANs of its certificate."""
+    public = [address.host for address in config.proxy.public_addresses]
+    names = [*public, config.teleport.nodename, "localhost", "127.0.0.1", "::1"]
+    if config.teleport.advertise_ip:
+        names.append(config.teleport.advertise_ip)
+    listening = config.proxy.web_listen_addr.host
+    if listening not in ("", "0.0.0.0", "::"):
+        names.append(listening)
+    return list(dict.fromkeys(name for name in names if name))
+
+
+class ProxyProcess(Service):
+    """The proxy, from its configuration.
+
+    :param host: its certificates.
+    :param auth: where auth's API is.
+    """
+
+    web_port: IListeningPort
+    tunnel_port: IListeningPort | None = None
+
+    def __init__(self, config: Config, host: Host, auth: tuple[str, int], *, reactor: Any) -> None:
+        self._config = config
+        self._host = host
+        self._reactor = reactor
+        self._auth = connector(reactor, *auth)
+        cluster = host.credentials.cluster
+        calling = host.context(
+            "calling", lambda held: client_context(cas=[held.host_ca], pair=held.client, alpn=["teleport-auth"])
+        )
+        endpoint = TLSClientEndpoint(self._auth, calling(), name=auth_name(cluster), clock=reactor)
+        self.api = APIClient(endpoint, auth_name(cluster), reactor=reactor)
+        self.router = Router(
+            context=host.context("agents", lambda held: client_context(cas=[held.host_ca], pair=held.client)),
+            clock=reactor,
+        )
+        self._spool = Spool(os.path.join(config.teleport.data_dir, "spool", "proxy"))
+        self._shipper = Shipper(self._spool, self._ship, clock=reactor)
+        self.gateway = Gateway(
+            cluster=cluster,
+            router=self.router,
+            sessions=Sessions(),
+            user_ca=lambda: host.credentials.user_ca,
+            refused=self._refused,
+            clock=reactor,
+        )
+
+    # What stands behind each door.
+
+    def open(self) -> None:
+        """Listen; ConfigError or CannotListenError when that is not possible."""
+        front = self._front_door()
+        listening = self._config.proxy.web_listen_addr
+        self.web_port = listen(self._reactor, listening.port, front, interface=listening.host)
+        tunnel = self._config.proxy.tunnel_listen_addr
+        if tunnel != listening:
+            self.tunnel_port = listen(self._reactor, tunnel.port, front, interface=tunnel.host)
+        log.info("proxy listens on {address}", address=self.web_port.getHost())
+
+    def _front_door(self) -> FrontDoor:
+        host, reactor = self._host, self._reactor
+        pair = web_pair(self._config, now=reactor.seconds())
+        web_context = server_context(pair, alpn=["http/1.1"])
+        web, join = self._sites()
+        postgres = Door(
+            lambda address, settled: PostgresFrontend(self.gateway, address, settled),
+            host.context(
+                "postgres",
+                lambda held: server_context(
+                    held.server, client_cas=[held.user_ca], lenient_clients=True, alpn=[ALPN_POSTGRESQL]
+                ),
+            ),
+        )
+        tunnel = Door(
+            self._tunnel,
+            host.context(
+                "tunnel",
+                lambda held: server_context(
+                    held.server, client_cas=[held.host_ca], client_required=True, alpn=[ALPN_TUNNEL]
+                ),
+            ),
+        )
+        return FrontDoor(
+            web=Door(_settle_at_once(web.buildProtocol), lambda: web_context),
+            postgres=postgres,
+            doors={
+                ALPN_POSTGRESQL: postgres,
+                ALPN_TUNNEL: tunnel,
+                ALPN_JOIN: Door(
+                    _settle_at_once(join.buildProtocol),
+                    host.context("join", lambda held: server_context(held.server, alpn=[ALPN_JOIN])),
+                ),
+                ALPN_AUTH: Door(lambda address, settled: Forwarder(self._auth, settled), None),
+            },
+            cancel=self.gateway.cancel,
+            clock=reactor,
+        )
+
+    def _sites(self) -> tuple[BoundedSite, BoundedSite]:
+        address = self.public_address()
+        webapi = WebAPI(self.api, str(address), teleport_db.__version__)
+        names = frozenset(proxy_names(self._config))
+        app = Klein()
+        webapi.add_to(app)
+        Pages(self.api, self.gateway.cluster, str(address), lambda: names).add_to(app)
+        return (
+            BoundedSite(app.resource(), reactor=self._reactor),
+            BoundedSite(webapi.join_resource(), reactor=self._reactor),
+        )
+
+    def public_address(self) -> Address:
+        """What people and agents are told."""
+        return self._config.proxy.public_address(self._config.teleport.nodename)
+
+    def _tunnel(self, address: IAddress, settled: Callable[[], None]) -> IProtocol:
+        return AgentTunnel(
+            identify=self._identify_agent,
+            router=self.router,
+            accept=Factory.forProtocol(lambda: Forwarder(self._auth)),
+            clock=self._reactor,
+            settled=settled,
+        )
+
+    def _identify_agent(self, certificate: bytes | None) -> Identity:
+        if certificate is None:
+            raise AuthenticationFailed("a tunnel without a certificate")
+        identity = peer_identity(
+            certificate, user_ca=None, host_ca=self._host.credentials.host_ca, now=self._reactor.seconds()
+        )
+        if "db" not in identity.roles:
+            raise AuthenticationFailed(f"{identity.name} is no agent of databases")
+        return identity
+
+    # Refusals that no agent saw.
+
+    def _refused(self, refusal: Refusal) -> None:
+        events = SessionEvents(
+            cluster_name=self.gateway.cluster,
+            server_id=self._host.credentials.host_id,
+            sid=refusal.session_id,
+            user=refusal.user,
+            db_service=refusal.service,
+            db_protocol="postgres",
+            db_uri="",
+            db_name=refusal.database_name,
+            db_user=refusal.database_user,
+            new_uid=lambda: str(uuid.uuid4()),
+        )
+        event = events.start(
+            self._reactor.seconds(),
+            success=False,
+            client_address=refusal.client_address,
+            roles=(),
+            parameters={},
+            error=refusal.error.detail or refusal.error.public,
+            message=refusal.error.public,
+        )
+        try:
+            self._spool.append([event])
+        except AuditUnavailable as error:
+            log.error("a refused connection was not recorded: {detail}", detail=error.detail)
+        self._shipper.notify()
+
+    def _ship(self, batch: list[tuple[int, dict[str, Any]]]) -> Deferred[int]:
+        sending = self.api.call("POST", "/v1/audit", {"events": [{"seq": seq, "event": event} for seq, event in batch]})
+        return sending.addCallback(lambda answer: int(answer["acknowledged"]))
+
+    # Service.
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._host.start()
+        self._shipper.start()
+
+    def stopService(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._host.stop()
+        for port in (self.web_port, self.tunnel_port):
+            if port is not None:
+                await maybeDeferred(port.stopListening)
+        self._shipper.stop()
+        self.router.close()
+        await self.api.close()
+        self._spool.close()
+
+
+def _settle_at_once(
+    build: Callable[[IAddress], IProtocol | None],
+) -> Callable[[IAddress, Callable[[], None]], IProtocol | None]:
+    """HTTP counts its own time."""
+
+    def building(address: IAddress, settled: Callable[[], None]) -> IProtocol | None:
+        settled()
+        return build(address)
+
+    return building
+
+
+def web_pair(config: Config, *, now: float) -> KeyPair:
+    """The web certificate: the configured one, else a self-signed one that is made once."""
+    proxy = config.proxy
+    if proxy.https_key_file or proxy.https_cert_file:
+        try:
+            with open(proxy.https_cert_file, "rb") as certificate, open(proxy.https_key_file, "rb") as key:
+                return KeyPair(certificate.read(), key.read())
+        except OSError as error:
+            raise ConfigError(
+                f"cannot be read: {error.strerror}", path="proxy_service.https_cert_file", source=str(error.filename)
+            ) from error
+    return own_web_pair(os.path.join(config.teleport.data_dir, "web"), proxy_names(config), now=now)
+
+
+def own_web_pair(directory: str, names: list[str], *, now: float) -> KeyPair:
+    """The self-signed certificate kept in a directory; a new one when it is missing, old or for other names."""
+    certificate_path, key_path = os.path.join(directory, "cert.pem"), os.path.join(directory, "key.pem")
+    with contextlib.suppress(FileNotFoundError), open(certificate_path, "rb") as file:
+        pair = KeyPair(file.read(), read_secret(key_path))
+        if serves(pair, names, now=now):
+            return pair
+    pair = self_signed(names, now=now)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    write_secret(key_path, pair.key_pem)
+    write_public(certificate_path, pair.certificate_pem)
+    return pair

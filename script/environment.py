@@ -56,7 +56,9 @@ def install(extras: list[str]) -> None:
     said = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if said.returncode:
         print(said.stdout, file=sys.stderr)
-        raise SystemExit("pip could not install what setup.cfg asks for: is a package registry within reach?")
+        raise SystemExit(
+            "pip could not install what setup.cfg asks for; its words stand above. It needs a package registry."
+        )
 
 
 def main(extras: list[str]) -> None:

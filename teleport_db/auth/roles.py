@@ -98,7 +98,7 @@ class Roles:
         """Replace the role of exactly this revision."""
         value = _parsed(resource)
         item = await self._backend.compare_and_swap(PREFIX + resource.name, resource.revision or 0, value)
-        await self._recorder.record("role.created", "T9000I", user=by, name=resource.name)
+        await self._recorder.record("role.updated", "T9002I", user=by, name=resource.name)
         return resource_of(item)
 
     async def delete(self, name: str, *, by: str) -> None:

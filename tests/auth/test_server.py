@@ -4,6 +4,7 @@ from teleport_db.auth.routes import ROUTES
 from teleport_db.certs.keys import der
 from teleport_db.certs.tls import peer_identity
 from teleport_db.errors import AccessDenied, AuthenticationFailed, ConfigError, NotFound, TeleportDBError
+from teleport_db.identity import DatabaseRoute, Identity
 from tests.auth.support import AuthCase, Key, certificate
 
 
@@ -90,8 +91,6 @@ class TableTests(AuthCase):
     async def test_certificate_of_one_database(self) -> None:
         """It calls nothing, ping and such aside not even that."""
         await self.add_user()
-        from teleport_db.identity import DatabaseRoute, Identity
-
         identity = Identity(
             kind="user", name="alice", cluster="example", usage="database", route=DatabaseRoute("example", "aurora")
         )

@@ -1,0 +1,204 @@
+"""The client of the HTTPS API for services, on the reactor.
+
+::
+
+    call("GET", "/v1/watch", ...)  ──┐  a connection each while they last,
+    call("PUT", "/v1/presence") ─────┤  kept for the next calls
+                                     └─▶ IStreamClientEndpoint (mutual TLS already) ─▶ auth
+
+Where the connection runs, over TCP or through an agent's tunnel, is the endpoint's affair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IConsumer, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from teleport_db.errors import (
+    BY_CODE,
+    AccessDenied,
+    AuthenticationFailed,
+    ConnectionTrouble,
+    NotFound,
+    RemoteProtocolError,
+    TeleportDBError,
+)
+
+#: Seconds for a whole call unless it says otherwise; bytes of an answer.
+TIMEOUT, MAX_ANSWER = 30.0, 64 * 1024 * 1024
+#: Idle connections that are kept, and for how long: less than a server keeps them, so that a call is
+#: seldom sent into a connection that is just being closed.
+KEPT, KEPT_FOR = 4, 20
+
+_BY_STATUS: dict[int, type[TeleportDBError]] = {401: AuthenticationFailed, 403: AccessDenied, 404: NotFound}
+
+
+@implementer(IAgentEndpointFactory)
+class _OneEndpoint:
+    """Whatever the address says, there is one way to the server."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def endpointForURI(self, uri: object) -> IStreamClientEndpoint:
+        return self._endpoint
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """A body that is small and there already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._data)
+        done: Deferred[None] = Deferred()
+        done.callback(None)
+        return done
+
+    def pauseProducing(self) -> None:
+        """It is all written."""
+
+    def resumeProducing(self) -> None:
+        """It is all written."""
+
+    def stopProducing(self) -> None:
+        """It is all written."""
+
+
+class _Answer(Protocol):
+    """Collects a body; fires ``whole``, whose cancellation closes the connection."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._length = 0
+        self.whole: Deferred[bytes] = Deferred(lambda _: self._close())
+
+    def _close(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._length += len(data)
+        if self._length > MAX_ANSWER:
+            self._fail(RemoteProtocolError(f"the answer is larger than {MAX_ANSWER >> 20} MiB"))
+            self._close()
+        else:
+            self._parts.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if reason.check(ResponseDone, PotentialDataLoss):
+            if not self.whole.called:
+                self.whole.callback(b"".join(self._parts))
+        else:
+            self._fail(reason.value or ConnectionError())
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.whole.called:
+            self.whole.errback(error)
+
+
+class APIClient:
+    """Calls the API; any number at once, each on a connection of its own while it lasts.
+
+    :param endpoint: connects to the server, TLS and the check of its name included.
+    :param host: what the ``Host`` header says: the server's TLS name.
+    :param timeout: seconds for a whole call that does not say otherwise.
+    """
+
+    def __init__(
+        self, endpoint: IStreamClientEndpoint, host: str, *, reactor: IReactorTime, timeout: float = TIMEOUT
+    ) -> None:
+        self.host = host
+        self._reactor = reactor
+        self._timeout = timeout
+        self._pool = HTTPConnectionPool(reactor, persistent=True)
+        self._pool.maxPersistentPerHost = KEPT
+        self._pool.cachedConnectionTimeout = KEPT_FOR
+        # It would repeat a DELETE as well, of which nobody knows whether it was done.
+        self._pool.retryAutomatically = False
+        self._agent = Agent.usingEndpointFactory(reactor, _OneEndpoint(endpoint), self._pool)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Deferred[dict[str, Any]]:
+        """Call the API; fires with the answer's object.
+
+        :param query: parameters; those that are None are left out.
+        :param timeout: seconds for the whole call.
+
+        Fails with the class of :mod:`teleport_db.errors` that the answer's code names, ConnectionTrouble when
+        there is no answer, RemoteProtocolError for one that cannot be understood.  Cancelling closes the
+        call's connection; what was called for may have been done.
+        """
+        given = {key: value for key, value in (query or {}).items() if value is not None}
+        target = f"{path}?{urlencode(given)}" if given else path
+        seconds = self._timeout if timeout is None else timeout
+        called: Deferred[dict[str, Any]] = Deferred.fromCoroutine(self._call(method, target, body))
+        called.addTimeout(seconds, self._reactor)
+        return called.addErrback(self._translate)
+
+    def close(self) -> Deferred[None]:
+        """Close the connections that are kept; fires when they are."""
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        return closed.addCallback(lambda _: None)
+
+    async def _call(self, method: str, target: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        headers = Headers({b"accept": [b"application/json"], b"host": [self.host.encode("ascii")]})
+        producer = None
+        if body is not None:
+            headers.addRawHeader(b"content-type", b"application/json")
+            producer = _Body(json.dumps(body, separators=(",", ":")).encode())
+        uri = b"https://" + self.host.encode("ascii") + target.encode()
+        response: IResponse = await self._agent.request(method.encode(), uri, headers, producer)
+        answer = _Answer()
+        response.deliverBody(answer)
+        return _content(response.code, await answer.whole)
+
+    def _translate(self, failure: Failure) -> Failure:
+        error = failure.value
+        if isinstance(error, TeleportDBError | CancelledError):
+            return failure
+        if isinstance(error, TimeoutError):
+            raise ConnectionTrouble(f"{self.host} does not answer") from error
+        # What the transport says may be wrapped: ResponseNeverReceived([<failure of the TLS layer>]).
+        for reason in getattr(error, "reasons", None) or ():
+            if isinstance(getattr(reason, "value", None), TeleportDBError):
+                raise reason.value
+        raise ConnectionTrouble(f"the connection to {self.host} failed", detail=str(error)) from error
+
+
+def _content(status: int, data: bytes) -> dict[str, Any]:
+    """The object of an answer, or the error that it names."""
+    try:
+        content = json.loads(data) if data.strip() else {}
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise RemoteProtocolError(f"this is no answer of the API (HTTP {status})")
+    if 200 <= status < 300:
+        return content
+    error = content.get("error")
+    told = error if isinstance(error, dict) else {}
+    message = str(told.get("message") or f"the call was refused (HTTP {status})")
+    raise BY_CODE.get(str(told.get("code")), _BY_STATUS.get(status, TeleportDBError))(message)

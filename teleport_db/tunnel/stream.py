@@ -215,7 +215,10 @@ class MuxStream:
         """Give the stream its protocol."""
         self.protocol = protocol
         self._tunnel.register(self)
-        protocol.makeConnection(self)
+        try:
+            protocol.makeConnection(self)
+        except Exception:
+            self._broken()
 
     def data_arrived(self, data: bytes) -> None:
         """Deliver, or keep while the protocol is paused."""
@@ -266,16 +269,18 @@ class MuxStream:
 
     def attend(self) -> None:
         """Do what was put off to this turn: deliver, ask a producer for more, end."""
+        if self.connected and not self._paused and not self.disconnecting:
+            self._deliver_queued()
         if not self.connected:
             return
-        if not self._paused and not self.disconnecting:
-            self._deliver_queued()
         if self._reason is not None:
             if not self._incoming:
                 self._finish()
-            return
-        if self._queued == 0:
-            self._drained()
+        elif self._queued == 0:
+            try:
+                self._drained()
+            except Exception:
+                self._broken()
 
     # Inside.
 
@@ -310,20 +315,25 @@ class MuxStream:
             self._tell_end()
 
     def _tell_end(self) -> None:
-        """The peer's end, once: to the protocol if it can hear of it, as the end of all else."""
+        """The peer's end, once: to the protocol if it can hear of it, as the end of all otherwise."""
         if self._eof_told or self.disconnecting:
             return
         self._eof_told = True
         half = IHalfCloseableProtocol(self.protocol, None)
-        if half is None:
-            self.loseConnection()
-            return
         try:
-            half.readConnectionLost()
+            if half is not None:
+                half.readConnectionLost()
+            else:
+                # As for TCP, nobody is waited for: what was written is sent, what a producer has left is not.
+                producer, self._producer = self._producer, None
+                self._streaming = self._producer_paused = False
+                if producer is not None:
+                    producer.stopProducing()
+                self.loseConnection()
         except Exception:
             self._broken()
         else:
-            if self._fin_sent:
+            if self._fin_sent and half is not None:
                 self.lost(Failure(ConnectionDone()))
 
     def _drained(self) -> None:

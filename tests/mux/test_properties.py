@@ -131,12 +131,14 @@ class Schedules(SynchronousTestCase):
         busy: Callable[[], bool] = lambda: bool(  # noqa: E731
             one.wire or other.wire or one.session.has_data or other.session.has_data
         )
-        while busy():
-            move(one, other, True, "carry", 0, 0)
-            move(other, one, False, "carry", 0, 0)
+        while True:
             for side in (one, other):
                 for stream_id in side.known:
                     side.deliver(stream_id, 1 << 30)
+            if not busy():
+                break
+            move(one, other, True, "carry", 0, 0)
+            move(other, one, False, "carry", 0, 0)
         for side, peer in ((one, other), (other, one)):
             for stream_id, stream in side.session._streams.items():
                 if stream_id in peer.session and stream_id not in (side.finished | peer.closed):

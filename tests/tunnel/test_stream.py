@@ -206,6 +206,19 @@ class Ending(SynchronousTestCase):
         self.assertEqual(there.received, b"error message")
         self.assertTrue(there.ended.check(ConnectionDone))
 
+    def test_the_peers_end_waits_for_no_producer(self) -> None:
+        """A protocol that cannot be half closed ends with its peer, whatever produces for it."""
+        tunnel = Tunnel()
+        here, there = tunnel.open()
+        source = Source()
+        there.transport.registerProducer(source, True)
+        there.transport.write(b"written before")
+        here.transport.loseWriteConnection()
+        tunnel.settle()
+        self.assertEqual((source.stopped, here.received), (1, b"written before"))
+        for end in (here, there):
+            self.assertTrue(end.ended.check(ConnectionDone))
+
     def test_crossing_data(self) -> None:
         """Data for a stream that was closed here are answered with a reset; what was sent before is read."""
         tunnel = Tunnel(accepted=HalfCloseable)
@@ -270,6 +283,42 @@ class Ending(SynchronousTestCase):
         self.assertTrue(there.ended.check(ZeroDivisionError))
         self.assertTrue(here.ended.check(ConnectionLost))
         self.assertEqual(heard.received, b"fine")
+
+    def test_broken_everywhere(self) -> None:
+        """Wherever a protocol or a producer raises, its stream ends and the tunnel goes on."""
+
+        class Raises(HalfCloseable):
+            where = ""
+
+            def __getattribute__(self, name: str) -> Any:
+                if name == type(self).where:
+                    raise ZeroDivisionError
+                return super().__getattribute__(name)
+
+        class RaisingSource(Source):
+            def resumeProducing(self) -> None:
+                raise ZeroDivisionError
+
+        for name in ("makeConnection", "dataReceived", "readConnectionLost", "connectionLost", ""):
+            tunnel = Tunnel()
+            other, heard = tunnel.open()
+            Raises.where = name
+            tunnel.accepting.kind = Raises
+            here, there = tunnel.open()
+            if not name:
+                there.transport.registerProducer(RaisingSource(), True)
+                there.transport.write(b"x" * (2 * WINDOW))
+            here.transport.write(b"x")
+            if name == "connectionLost":
+                here.transport.abortConnection()
+            elif name:
+                here.transport.loseConnection()
+            tunnel.settle()
+            other.transport.write(b"fine")
+            tunnel.settle()
+            self.assertGreaterEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1, name)
+            self.assertIsNotNone(here.ended, name)
+            self.assertEqual((heard.received, len(tunnel.server.session)), (b"fine", 1), name)
 
     def test_abort_within_data_received(self) -> None:
         """A stream may be ended from wherever its protocol is called."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet import error, interfaces, tcp
 from twisted.internet.abstract import FileDescriptor, isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
@@ -189,10 +190,12 @@ class ClientEndpoint:
         result: Deferred[Any] = Deferred(cancel)
 
         def failed(failure: Failure) -> None:
-            if not cancelled:
-                result.errback(ConnectionTrouble(f"cannot reach {self._address()}: {_words(failure)}"))
-            elif not result.called:
-                result.errback(CancelledError())
+            if cancelled:
+                if not result.called:
+                    result.errback(CancelledError())
+                return
+            words = _words(failure)
+            result.errback(ConnectionTrouble(f"cannot reach {self._address()}: {words}") if words else failure)
 
         connecting.addTimeout(self._timeout, self._reactor)
         connecting.addCallbacks(result.callback, failed)
@@ -205,15 +208,17 @@ def connector(reactor: Any, host: str, port: int, *, timeout: float = 10.0) -> i
 
 
 def _words(failure: Failure) -> str:
-    """Why a connection could not be made, without Twisted's preambles."""
+    """Why a connection could not be made, without Twisted's preambles; empty for what is no trouble of the network."""
     value = failure.value
     if isinstance(value, error.DNSLookupError):
         return "the name is not known"
     number = getattr(value, "osError", None)
     if isinstance(number, int) and number in errno.errorcode:
         return os.strerror(number).lower()
-    from twisted.internet.defer import TimeoutError as DeferredTimeout
-
     if isinstance(value, (error.TimeoutError, DeferredTimeout)):
         return "no answer in time"
-    return str(value) or type(value).__name__
+    if isinstance(value, (error.ConnectError, error.ConnectionClosed, OSError)):
+        return str(value) or type(value).__name__
+    if isinstance(value, ValueError) and str(value).startswith("invalid hostname"):
+        return "the name cannot be one"
+    return ""

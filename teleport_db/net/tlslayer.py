@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, ServerFactory
 from twisted.logger import Logger
@@ -24,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from teleport_db.certs.tls import verify_name
-from teleport_db.errors import AuthenticationFailed, ConnectionTrouble, TeleportDBError
+from teleport_db.errors import AuthenticationFailed, ConnectionTrouble
 from teleport_db.net.tlsconnection import State, TLSLayer
 
 __all__ = ["State", "TLSClientEndpoint", "TLSLayer", "TLSServerFactory"]
@@ -131,10 +132,10 @@ class _Attempt:
     def fail(self, failure: Failure) -> None:
         if self.result.called:
             return
-        if failure.check(TeleportDBError, CancelledError):
-            self.result.errback(failure)
-        else:
+        if failure.check(ConnectError, ConnectionClosed, OSError):
             self.result.errback(ConnectionTrouble(failure.getErrorMessage() or type(failure.value).__name__))
+        else:
+            self.result.errback(failure)
 
     def cancel(self, result: Deferred[Any]) -> None:
         # First the answer, so that what the closing reports does not become it.

@@ -155,7 +155,7 @@ class APIClient:
         target = f"{path}?{urlencode(given)}" if given else path
         seconds = self._timeout if timeout is None else timeout
         called: Deferred[dict[str, Any]] = Deferred.fromCoroutine(self._call(method, target, body))
-        called.addTimeout(seconds, self._reactor)
+        called.addErrback(_unwrapped).addTimeout(seconds, self._reactor)
         return called.addErrback(self._translate)
 
     def close(self) -> Deferred[None]:
@@ -181,11 +181,15 @@ class APIClient:
             return failure
         if isinstance(error, TimeoutError):
             raise ConnectionTrouble(f"{self.host} does not answer") from error
-        # What the transport says may be wrapped: ResponseNeverReceived([<failure of the TLS layer>]).
-        for reason in getattr(error, "reasons", None) or ():
-            if isinstance(getattr(reason, "value", None), TeleportDBError):
-                raise reason.value
         raise ConnectionTrouble(f"the connection to {self.host} failed", detail=str(error)) from error
+
+
+def _unwrapped(failure: Failure) -> Failure:
+    """What happened, where HTTP only says that it did: ``ResponseNeverReceived([why, ...])``."""
+    for reason in getattr(failure.value, "reasons", None) or ():
+        if isinstance(getattr(reason, "value", None), TeleportDBError | CancelledError):
+            raise reason.value
+    return failure
 
 
 def _content(status: int, data: bytes) -> dict[str, Any]:

@@ -144,7 +144,10 @@ class Logins:
         needed = second_factor in ("otp", "on") or (second_factor == "optional" and secret is not None)
         if not right or item is None or (needed and step is None):
             raise AuthenticationFailed(WRONG)
-        await self._users.find(name)
+        try:
+            await self._users.find(name)
+        except NotFound:
+            raise AuthenticationFailed(WRONG) from None
         if needed:
             try:
                 # Of any number of logins with one code, one swaps.

@@ -112,6 +112,9 @@ class Users:
         event, code = "user.create", "T1002I"
         try:
             item = await self._backend.create(PREFIX + resource.name, value)
+            # Credentials of a namesake who was deleted while a reset was being made are nobody's.
+            with contextlib.suppress(NotFound):
+                await self._backend.delete(CREDENTIALS + resource.name)
         except AlreadyExists:
             if not force:
                 raise AlreadyExists(f"there is a user {resource.name!r} already") from None

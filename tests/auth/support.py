@@ -179,12 +179,18 @@ class AuthCase(TestCase):
         """Call the API with a certificate (PEM), the administrator's or, with None, without one."""
         return Deferred.fromCoroutine(self._call(method, path, body, by, query or {}))
 
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None, by: bytes | None, query: Mapping[str, Any]
+    ) -> Call:
+        """A request that was not rendered yet."""
+        certificate = None if by is None else der(load_certificate(self.admin if by == b"admin" else by))
+        data = b"" if body is None else json.dumps(body).encode()
+        return Call(method, path, body=data, query=query, certificate=certificate)
+
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None, by: bytes | None, query: Mapping[str, Any]
     ) -> dict[str, Any]:
-        certificate = None if by is None else der(load_certificate(self.admin if by == b"admin" else by))
-        data = b"" if body is None else json.dumps(body).encode()
-        request = Call(method, path, body=data, query=query, certificate=certificate)
+        request = self.request(method, path, body, by, query)
         finished = request.notifyFinish()
         request.render(self.root)
         await finished

@@ -107,6 +107,18 @@ class LoginTests(AuthCase):
         await self.assertFailure(self.login(), AuthenticationFailed)
         await self.login(password="battery staple")
 
+    async def test_namesake(self) -> None:
+        """Nobody inherits what a deleted user of the same name knew."""
+        await self.add_user()
+        stored = await self.server.backend.get("/credentials/alice")
+        await self.call("DELETE", "/v1/resources/user/alice")
+        await self.assertFailure(self.login(), AuthenticationFailed)
+        await self.server.backend.put("/credentials/alice", stored.value)
+        await self.assertFailure(self.login(), AuthenticationFailed)
+        user = {"kind": "user", "metadata": {"name": "alice"}, "spec": {}}
+        await self.call("POST", "/v1/resources/user", user)
+        await self.assertFailure(self.login(), AuthenticationFailed)
+
 
 class LockOutTests(AuthCase):
     """Five failures."""

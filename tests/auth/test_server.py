@@ -1,5 +1,11 @@
 """First start, status, and what the API refuses to whom."""
 
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
 from teleport_db.auth.routes import ROUTES
 from teleport_db.certs.keys import der
 from teleport_db.certs.tls import peer_identity
@@ -139,3 +145,30 @@ class TableTests(AuthCase):
         """An address that is not there is refused in JSON."""
         await self.assertFailure(self.call("GET", "/v1/nothing"), NotFound)
         await self.assertFailure(self.call("PATCH", "/v1/ping"), TeleportDBError)
+
+
+class GoneTests(AuthCase):
+    """Callers who do not wait."""
+
+    async def test_change_is_finished(self) -> None:
+        """Whoever hangs up in the middle of a change leaves a whole one, with its event."""
+        request = self.request("POST", "/v1/tokens", {"roles": ["db"], "value": "chosen-by-hand"}, b"admin", {})
+        told: Deferred[object] = Deferred()
+        self.server.backend.watch("/token/", told.callback)
+        request.notifyFinish().addErrback(lambda _: None)
+        request.render(self.root)
+        request.connectionLost(Failure(ConnectionDone()))
+        await told
+        while not self.audit.events:
+            await deferLater(reactor, 0)
+        self.assertEqual(self.audit.codes(), ["TJT00I"])
+
+    async def test_poll_is_given_up(self) -> None:
+        """Whoever hangs up a long poll leaves nothing behind."""
+        query = {"kinds": "role", "since": await self.server.backend.revision()}
+        request = self.request("GET", "/v1/watch", None, b"admin", query)
+        request.notifyFinish().addErrback(lambda _: None)
+        request.render(self.root)
+        calls = len(self.clock.getDelayedCalls())
+        request.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(len(self.clock.getDelayedCalls()), calls - 1)

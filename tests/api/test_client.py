@@ -1,0 +1,154 @@
+"""The reactor's client against a real HTTP server on the loopback interface."""
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from teleport_db.api.client import APIClient
+from teleport_db.errors import (
+    BY_CODE,
+    AccessDenied,
+    AuthenticationFailed,
+    ConnectionTrouble,
+    RemoteProtocolError,
+    TeleportDBError,
+)
+
+
+class Root(Resource):
+    """Answers with what a test says; ``/wait`` waits until the test lets it go."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[bytes, bytes, bytes, Any]] = []
+        self.peers: list[int] = []
+        self.status, self.answer = 200, b"{}"
+        self.waiting: Deferred[Request] = Deferred()
+        self.gone: Deferred[object] = Deferred()
+
+    def render(self, request: Request) -> Any:
+        self.seen.append((request.method, request.uri, request.content.read(), request.getHeader("host")))
+        self.peers.append(request.getClientAddress().port)
+        if request.path == b"/wait":
+            request.notifyFinish().addBoth(lambda _: self.gone.callback(None))
+            self.waiting.callback(request)
+            return NOT_DONE_YET
+        request.setResponseCode(self.status)
+        return self.answer
+
+
+class ClientCase(TestCase):
+    """A server and a client."""
+
+    def setUp(self) -> None:
+        self.root = Root()
+        self.clock = Clock()
+        port = reactor.listenTCP(0, Site(self.root, timeout=None), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+        self.client = APIClient(endpoint, "auth.example", reactor=self.clock)
+        self.addCleanup(self.client.close)
+
+
+class CallTests(ClientCase):
+    """Calls and answers."""
+
+    async def test_call(self) -> None:
+        """Method, path, query, body and host arrive; the answer's object comes back."""
+        self.root.answer = b'{"a": [1]}'
+        self.assertEqual(await self.client.call("POST", "/v1/x", {"é": 1}, {"q": "a b", "n": None}), {"a": [1]})
+        self.assertEqual(self.root.seen, [(b"POST", b"/v1/x?q=a+b", b'{"\\u00e9":1}', "auth.example")])
+
+    async def test_errors(self) -> None:
+        """Each code is raised as its class, with the server's words."""
+        for code, kind in BY_CODE.items():
+            self.root.status = kind.status
+            self.root.answer = b'{"error": {"code": "%s", "message": "words"}}' % code.encode()
+            error = await self.assertFailure(self.client.call("GET", "/"), kind)
+            self.assertEqual(error.public, "words")
+
+    async def test_strange_errors(self) -> None:
+        """An unknown code goes by the status; what is no object is no answer."""
+        for status, answer, kind in (
+            (403, b'{"error": {"code": "new", "message": "x"}}', AccessDenied),
+            (401, b'{"error": []}', AuthenticationFailed),
+            (500, b'{"error": {"code": "internal", "message": "x"}}', TeleportDBError),
+            (200, b"<html>", RemoteProtocolError),
+            (502, b"Bad gateway", RemoteProtocolError),
+            (200, b"[]", RemoteProtocolError),
+        ):
+            self.root.status, self.root.answer = status, answer
+            await self.assertFailure(self.client.call("GET", "/"), kind)
+
+    async def test_kept(self) -> None:
+        """One call after the other uses one connection; what was refused does not end it."""
+        for status in (200, 404, 200):
+            self.root.status = status
+            self.root.answer = b"{}" if status == 200 else b'{"error": {"code": "not_found", "message": "x"}}'
+            await self.client.call("GET", "/").addErrback(lambda failure: None)
+        self.assertEqual(len(set(self.root.peers)), 1)
+
+    async def test_beside_a_long_poll(self) -> None:
+        """A call that waits holds up no other."""
+        poll = self.client.call("GET", "/wait", timeout=60)
+        request = await self.root.waiting
+        await gatherResults([self.client.call("PUT", "/v1/presence", {"n": n}) for n in range(10)])
+        self.assertFalse(poll.called)
+        request.write(b'{"revision": 7}')
+        request.finish()
+        self.assertEqual(await poll, {"revision": 7})
+
+    async def test_timeout(self) -> None:
+        """A call that takes too long fails in words, and its connection is closed."""
+        call = self.client.call("GET", "/wait", timeout=60)
+        await self.root.waiting
+        self.clock.advance(59)
+        self.assertNoResult(call)
+        self.clock.advance(1)
+        error = await self.assertFailure(call, ConnectionTrouble)
+        self.assertIn("does not answer", error.public)
+        await self.root.gone
+
+    async def test_timeout_in_the_body(self) -> None:
+        """The same when the answer has begun."""
+        call = self.client.call("GET", "/wait")
+        request = await self.root.waiting
+        request.write(b"{")
+        await deferLater(reactor, 0.02)
+        self.clock.advance(30)
+        await self.assertFailure(call, ConnectionTrouble)
+        await self.root.gone
+
+    async def test_cancel(self) -> None:
+        """Cancelling closes the connection of the call."""
+        call = self.client.call("GET", "/wait")
+        await self.root.waiting
+        call.cancel()
+        await self.assertFailure(call, CancelledError)
+        await self.root.gone
+
+    async def test_cut_off(self) -> None:
+        """A connection that ends in the middle of an answer is trouble, not half an answer."""
+        call = self.client.call("GET", "/wait")
+        request = await self.root.waiting
+        request.setHeader("content-length", "10")
+        request.write(b"{}")
+        request.transport.loseConnection()
+        await self.assertFailure(call, ConnectionTrouble)
+
+    async def test_nobody_listens(self) -> None:
+        """No connection is trouble as well."""
+        port = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+        number = port.getHost().port
+        await port.stopListening()
+        client = APIClient(TCP4ClientEndpoint(reactor, "127.0.0.1", number), "auth.example", reactor=self.clock)
+        await self.assertFailure(client.call("GET", "/"), ConnectionTrouble)

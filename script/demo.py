@@ -83,19 +83,26 @@ class Page(HTMLParser):
         self.fields: dict[str, str] = {}
         self.action: str | None = None
         self.text = ""
+        self._unseen = False
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Collect the form and its inputs."""
         given = {name: value or "" for name, value in attrs}
+        self._unseen = tag in ("title", "style", "script")
         if tag == "form":
             self.action = given.get("action", "")
         elif tag == "input" and "name" in given:
             self.fields[given["name"]] = given.get("value", "")
 
+    def handle_endtag(self, tag: str) -> None:
+        """What follows can be seen again."""
+        self._unseen = False
+
     def handle_data(self, data: str) -> None:
         """Collect the text."""
-        self.text += " " + data
+        if not self._unseen:
+            self.text += " " + data
 
     @property
     def secret(self) -> str | None:
@@ -309,7 +316,7 @@ class Demo:
         self.tctl("auth", "sign", "--format=db", "--host=localhost,127.0.0.1", "--out=server", "--ttl=8760h")
         certificate, key, authority = ((self.directory / f"server.{end}").read_bytes() for end in ("crt", "key", "cas"))
         self.postgres.use_tls(certificate, key, authority + self.more_authorities)
-        print("(postgresql.conf: ssl = on, ssl_cert_file, ssl_key_file, ssl_ca_file; pg_hba.conf: hostssl ... cert)")
+        print("(PostgreSQL has the files, and these lines in its configuration.)")
         self.postgres.sql(SETUP)
         print("".join(f"postgres=# {line}\n" for line in SETUP.splitlines()), end="")
 

@@ -27,8 +27,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from teleport_db.api.client import APIClient
-from teleport_db.audit.shipping import Shipper
+from teleport_db.audit.shipping import Shipper, ThreadHook
 from teleport_db.audit.spool import Spool
+from teleport_db.audit.uids import uid_source
 from teleport_db.config.model import Database
 from teleport_db.db.labels import DynamicLabels, Run
 from teleport_db.db.policy import Policy, PolicyWatch
@@ -105,6 +106,7 @@ class Agent(MultiService):
     :param dial: the plain endpoint of a database.
     :param credentials: made with the agent's API client, so given as a function of it.
     :param run: runs the command of a dynamic label.
+    :param in_thread: where the spool is synced.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Agent(MultiService):
         dial: Callable[[Database], IStreamClientEndpoint],
         credentials: Callable[[APIClient], ICredentialSource],
         run: Run,
+        in_thread: ThreadHook,
         reactor: Any,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -144,7 +147,7 @@ class Agent(MultiService):
         )
         self.api = APIClient(api_endpoint, auth_name(cluster), reactor=reactor)
         self._watch = PolicyWatch(self.policy, self.api.call, clock=reactor, uniform=uniform)
-        self._shipper = Shipper(spool, self._ship, clock=reactor)
+        self._shipper = Shipper(spool, self._ship, clock=reactor, in_thread=in_thread)
         self._presence = LoopingCall(self._announce)
         self._presence.clock = reactor
         self._soon: IDelayedCall | None = None
@@ -158,6 +161,7 @@ class Agent(MultiService):
             dial=dial,
             user_ca=user_ca,
             clock=reactor,
+            new_uid=uid_source(),
         )
         check = proxies_only(host_ca, reactor)
         self._accept = StreamFactory(
@@ -204,7 +208,7 @@ class Agent(MultiService):
         self._watch.stop()
         if self._tunnels:
             await self._last_words()
-        self._shipper.stop()
+        await self._shipper.stop()
         await self.api.close()
         await super().stopService()  # type: ignore[no-untyped-call]
         self._spool.close()
@@ -235,7 +239,7 @@ class Agent(MultiService):
             self._presence.start(PRESENCE_SECONDS).addErrback(
                 lambda reason: log.failure("presence is not announced any more", reason)
             )
-        self._shipper.notify()
+        self._shipper.retry_now()
 
     def _tunnel_closed(self, tunnel: TunnelProtocol, reason: Failure) -> None:
         if tunnel in self._tunnels:
@@ -277,8 +281,8 @@ class Agent(MultiService):
 
     # Events.
 
-    def _append(self, events: Sequence[Mapping[str, Any]]) -> None:
-        self._spool.append(events)
+    def _append(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
+        self._spool.append(events, closing=closing)
         self._shipper.notify()
 
     def _ship(self, batch: list[tuple[int, dict[str, Any]]]) -> Deferred[int]:

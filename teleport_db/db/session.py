@@ -15,7 +15,7 @@ from __future__ import annotations
 import hmac
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -61,11 +61,19 @@ class Served:
     labels: Callable[[], Mapping[str, str]]
 
 
+class Append(Protocol):
+    """Writes events into the spool, or raises AuditUnavailable.
+
+    ``closing`` events end a session, and may use what the spool keeps free for that.
+    """
+
+    def __call__(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None: ...
+
+
 @attrs.frozen
 class Surroundings:
     """What all sessions of an agent share.
 
-    :param append: writes events into the spool, or raises AuditUnavailable.
     :param dial: the plain endpoint of a database's address.
     :param user_ca: gives the user CA's certificate, PEM.
     """
@@ -74,11 +82,12 @@ class Surroundings:
     server_id: str
     served: Mapping[str, Served]
     policy: Policy
-    append: Callable[[Sequence[Mapping[str, Any]]], None]
+    append: Append
     credentials: ICredentialSource
     dial: Callable[[Database], IStreamClientEndpoint]
     user_ca: Callable[[], bytes]
     clock: IReactorTime
+    new_uid: Callable[[], str]
 
 
 class Session:
@@ -244,7 +253,13 @@ class Session:
         assert self._events is not None
         now = self._around.clock.seconds()
         make = self._events.statement
-        self._around.append([make(now, statement) for statement in statements])
+        made = [make(now, statement) for statement in statements]
+        try:
+            self._around.append(made)
+        except AuditUnavailable:
+            for _ in made:
+                self._events.withdraw()
+            raise
 
     def cancel(self, header: CancelHeader) -> bool:
         """Pass a cancel on if its key is this session's; constant time."""
@@ -352,7 +367,7 @@ class Session:
     def _append_quietly(self, events: Sequence[Mapping[str, Any]]) -> None:
         """For what ends a session anyway: a spool that cannot be written is logged, nothing runs for it."""
         try:
-            self._around.append(events)
+            self._around.append(events, closing=True)
         except AuditUnavailable as error:
             log.error("an event of session {id} was not recorded: {detail}", id=self.id, detail=error.detail)
 
@@ -372,7 +387,7 @@ class Session:
             db_uri=str(database.uri) if database else "",
             db_name=message.database if message else "",
             db_user=message.user if message else "",
-            new_uid=lambda: str(uuid.uuid4()),
+            new_uid=self._around.new_uid,
         )
 
 

@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from teleport_db import clienthello
+from teleport_db.clienthello import ClientHello, parse
 from teleport_db.errors import AuthenticationFailed, RemoteProtocolError, TeleportDBError
 from teleport_db.net.tlslayer import TLSLayer
 from teleport_db.pgwire.messages import error_for
@@ -142,8 +142,8 @@ class Sniffer(Protocol):
 
     def _hello(self, data: bytes) -> None:
         self._buffer += data
-        hello = clienthello.parse(self._buffer)
-        if not isinstance(hello, clienthello.ClientHello):
+        hello = parse(self._buffer)
+        if not isinstance(hello, ClientHello):
             return
         if self._state is _State.POSTGRES_TLS:
             door = self._doors.postgres

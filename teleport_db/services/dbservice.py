@@ -62,5 +62,6 @@ def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, re
             AmazonCredentials(in_thread=in_thread, read_file=read_file),
         ),
         run=run_command(in_thread),
+        in_thread=in_thread,
         reactor=reactor,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
 from twisted.internet.protocol import Factory
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 import teleport_db
@@ -20,6 +20,7 @@ from teleport_db.api.client import APIClient
 from teleport_db.audit.events import SessionEvents
 from teleport_db.audit.shipping import Shipper
 from teleport_db.audit.spool import Spool
+from teleport_db.audit.uids import uid_source
 from teleport_db.certs.files import read_secret, write_public, write_secret
 from teleport_db.certs.tls import KeyPair, client_context, peer_identity, server_context
 from teleport_db.certs.web import self_signed, serves
@@ -85,7 +86,8 @@ class ProxyProcess(Service):
             clock=reactor,
         )
         self._spool = Spool(os.path.join(config.teleport.data_dir, "spool", "proxy"))
-        self._shipper = Shipper(self._spool, self._ship, clock=reactor)
+        self._shipper = Shipper(self._spool, self._ship, clock=reactor, in_thread=self._in_thread)
+        self._new_uid = uid_source()
         self.gateway = Gateway(
             cluster=cluster,
             router=self.router,
@@ -194,7 +196,7 @@ class ProxyProcess(Service):
             db_uri="",
             db_name=refusal.database_name,
             db_user=refusal.database_user,
-            new_uid=lambda: str(uuid.uuid4()),
+            new_uid=self._new_uid,
         )
         event = events.start(
             self._reactor.seconds(),
@@ -215,6 +217,9 @@ class ProxyProcess(Service):
         sending = self.api.call("POST", "/v1/audit", {"events": [{"seq": seq, "event": event} for seq, event in batch]})
         return sending.addCallback(lambda answer: int(answer["acknowledged"]))
 
+    def _in_thread(self, function: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function)
+
     # Service.
 
     def startService(self) -> None:
@@ -231,7 +236,7 @@ class ProxyProcess(Service):
         for port in (self.web_port, self.tunnel_port):
             if port is not None:
                 await maybeDeferred(port.stopListening)
-        self._shipper.stop()
+        await self._shipper.stop()
         self.router.close()
         await self.api.close()
         self._spool.close()

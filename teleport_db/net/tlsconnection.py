@@ -51,6 +51,10 @@ from teleport_db.net.tlserrors import trouble
 #: The largest record's plaintext (RFC 8446 section 5.1); one read always takes a whole record.
 RECORD = 16384
 
+#: Bytes given to OpenSSL at once: a whole record of TLS 1.3.  A BIO never shrinks, and one that has once
+#: held 64 KiB would keep 90 for as long as the session idles.
+FEED = RECORD + 22
+
 #: Decrypted bytes joined for one delivery, about.
 DELIVERY = 65536
 
@@ -67,6 +71,10 @@ class State(Enum):
     #: Refused or broken, the transport below is closing; nothing more is read or written.
     FAILED = auto()
     LOST = auto()
+
+
+#: A member of an enum costs a look-up each time, and this one is asked for with every record.
+_OPEN = State.OPEN
 
 
 @implementer(ITransport, IConsumer, IPushProducer, ISSLTransport, IHalfCloseableProtocol)
@@ -124,6 +132,7 @@ class TLSLayer(Protocol):
         self._paused = False  # by the protocol above
         self._paused_below = False
         self._delivering = False
+        self._backlog: memoryview | None = None  # encrypted, not yet given to OpenSSL
         self._held: list[bytes] = []  # decrypted before close_notify had to be sent
         self._producer: Any = None
         self._read_closed = False  # close_notify came
@@ -218,11 +227,14 @@ class TLSLayer(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Encrypted bytes from below."""
-        if self._state is State.OPEN:
+        if self._state is _OPEN:
             if self.disconnecting or self._read_closed:
                 return
-            self._incoming.write(data)
-            if not self._paused and not self._delivering:
+            if len(data) <= FEED and self._backlog is None:
+                self._incoming.write(data)
+            else:
+                self._backlog = memoryview(data if self._backlog is None else b"".join((self._backlog, data)))
+            if not (self._paused or self._delivering):
                 self._deliver()
         elif self._state is State.HANDSHAKE:
             self._incoming.write(data)
@@ -236,29 +248,41 @@ class TLSLayer(Protocol):
             self._held.clear()
             return data
         incoming, read = self._incoming, self._tls.read
-        if not incoming.pending:
-            return b""
         pieces: list[bytes] = []
-        try:
-            data = read(RECORD)
-            if data and not incoming.pending:
-                return data  # one record, the usual case, and no exception to say that there is no other
-            size = 0
-            while data:
-                pieces.append(data)
-                size += len(data)
-                if size >= DELIVERY or not incoming.pending:
-                    break
+        size = 0
+        while size < DELIVERY:
+            if not incoming.pending and not self._feed():
+                break
+            try:
                 data = read(RECORD)
-            else:
+            except ssl.SSLWantReadError:
+                continue  # a part of a record, or TLS's own messages
+            except ssl.SSLZeroReturnError:
+                data = b""
+            except ssl.SSLError as error:
+                self._reason = Failure(trouble(error))
+                break
+            if not data:
                 self._read_closed = True
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self._read_closed = True
-        except ssl.SSLError as error:
-            self._reason = Failure(trouble(error))
+                break
+            if not (pieces or incoming.pending or self._backlog):
+                return data  # one record, the usual case
+            pieces.append(data)
+            size += len(data)
         return b"".join(pieces)
+
+    def _feed(self) -> bool:
+        """Give OpenSSL a piece of the backlog, if there is one."""
+        backlog = self._backlog
+        if backlog is None:
+            return False
+        self._incoming.write(backlog[:FEED])
+        self._backlog = backlog[FEED:] if len(backlog) > FEED else None
+        return True
+
+    def _owed(self) -> bool:
+        """Whether the protocol above may be owed something that has arrived."""
+        return bool(self._incoming.pending or self._held or self._backlog)
 
     def _deliver(self) -> None:
         """Hand up what can be decrypted, as long as the protocol above takes it; then see to the end."""
@@ -269,7 +293,7 @@ class TLSLayer(Protocol):
                 if not data:
                     break
                 self.protocol.dataReceived(data)
-                if not self._incoming.pending and not self._held:
+                if not (self._incoming.pending or self._held or self._backlog):
                     break
         except BaseException:
             # The transport below decides what an exception means; but if it is gone, nobody asks again.
@@ -293,7 +317,7 @@ class TLSLayer(Protocol):
         """After a delivery: the ends that are due, and the pause below as it is above."""
         if self._state is not State.OPEN:
             return
-        drained = self.disconnecting or not (self._incoming.pending or self._held)
+        drained = self.disconnecting or not self._owed()
         if not self.disconnecting and self._lost_below is None:
             if self._reason is not None:
                 self._broken()
@@ -376,7 +400,7 @@ class TLSLayer(Protocol):
             return
         self._cancel_timer()
         self._lost_below = reason
-        if self._paused and not self.disconnecting and (self._incoming.pending or self._held):
+        if self._paused and not self.disconnecting and self._owed():
             self._producer = None  # the transport below has stopped it
         elif not self._delivering:
             self._gone(reason)
@@ -401,19 +425,31 @@ class TLSLayer(Protocol):
 
     def write(self, data: bytes) -> None:
         """Encrypt and hand down at once; dropped after the end, as by every transport."""
-        if self._write_closed or self._state is not State.OPEN or not data:
+        if self._write_closed or self._state is not _OPEN or not data:
             return
         if self.disconnecting and self._producer is None:
             return
         try:
-            self._tls.write(data)
+            if len(data) <= RECORD:
+                self._tls.write(data)
+                sealed = self._outgoing.read()
+            else:
+                sealed = self._seal(memoryview(data))
         except ssl.SSLError as error:
             if self._reason is None:
                 self._reason = Failure(trouble(error))
             if not self._delivering and not self.disconnecting:
                 self._broken()
             return
-        self.transport.write(self._outgoing.read())
+        self.transport.write(sealed)
+
+    def _seal(self, data: memoryview) -> bytes:
+        """Encrypt record by record, and join once; see :data:`FEED`."""
+        pieces = []
+        for at in range(0, len(data), RECORD):
+            self._tls.write(data[at : at + RECORD])
+            pieces.append(self._outgoing.read())
+        return b"".join(pieces)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """One write of all the pieces."""
@@ -556,7 +592,7 @@ class TLSLayer(Protocol):
         # OpenSSL looks for the peer's close_notify in the same call, and data before it breaks the
         # connection for good: so what has arrived is decrypted first.
         held, self._held = self._held, []
-        while not self._read_closed and self._reason is None and self._incoming.pending:
+        while not self._read_closed and self._reason is None and (self._incoming.pending or self._backlog):
             data = self._decrypt()
             if not data:
                 break

@@ -168,7 +168,9 @@ class APIClient:
         producer = None
         if body is not None:
             headers.addRawHeader(b"content-type", b"application/json")
-            producer = _Body(json.dumps(body, separators=(",", ":")).encode())
+            # As UTF-8: with six-byte escapes a batch of events could outgrow what a body may have.
+            text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+            producer = _Body(text.encode("utf-8", "backslashreplace"))
         uri = b"https://" + self.host.encode("ascii") + target.encode()
         response: IResponse = await self._agent.request(method.encode(), uri, headers, producer)
         answer = _Answer()

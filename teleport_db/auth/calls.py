@@ -255,6 +255,7 @@ class Calls:
             user=call.query.get("user") or None,
             since=_when(call.query.get("since")),
             until=_when(call.query.get("until")),
+            after=call.query.get("after") or None,
         )
         return {"events": found}
 

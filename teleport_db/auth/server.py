@@ -59,8 +59,9 @@ class AuditLog(Protocol):
         user: str | None = None,
         since: float | None = None,
         until: float | None = None,
+        after: str | None = None,
     ) -> Deferred[list[dict[str, Any]]]:
-        """Events, the newest first."""
+        """Events, the newest first; those behind the one whose uid is ``after``."""
 
 
 def read_static(tokens: Sequence[StaticToken]) -> list[StaticToken]:

@@ -5,13 +5,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
 
 from teleport_db.auth.routes import ROUTES
 from teleport_db.certs.keys import der
 from teleport_db.certs.tls import peer_identity
 from teleport_db.errors import AccessDenied, AuthenticationFailed, ConfigError, NotFound, TeleportDBError
 from teleport_db.identity import DatabaseRoute, Identity
-from tests.auth.support import AuthCase, Key, certificate
+from teleport_db.interfaces import IAuditLog
+from tests.auth.support import AuthCase, Key, MemoryAudit, certificate
 
 
 class StartTests(AuthCase):
@@ -53,6 +56,14 @@ class StartTests(AuthCase):
             now=self.clock.seconds(),
         )
         self.assertEqual((identity.name, identity.roles), ("id-1", ("auth", "proxy")))
+
+
+class AuditFakeTests(SynchronousTestCase):
+    """The fake that these tests use."""
+
+    def test_interface(self) -> None:
+        """It is an audit log."""
+        verifyObject(IAuditLog, MemoryAudit())
 
 
 class TableTests(AuthCase):

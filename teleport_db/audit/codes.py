@@ -1,0 +1,50 @@
+"""Names and codes of events, as Teleport's published event reference has them."""
+
+from __future__ import annotations
+
+#: Codes of events, of those that tell of a success where there are two.
+CODES: dict[str, str] = {
+    "db.session.start": "TDB00I",
+    "db.session.end": "TDB01I",
+    "db.session.query": "TDB02I",
+    "db.create": "TDB03I",
+    "db.update": "TDB04I",
+    "db.delete": "TDB05I",
+    "db.session.malformed_packet": "TDB06I",
+    "db.session.result": "TDB10I",
+    "db.session.postgres.statements.parse": "TPG00I",
+    "db.session.postgres.statements.bind": "TPG01I",
+    "db.session.postgres.statements.execute": "TPG02I",
+    "db.session.postgres.statements.close": "TPG03I",
+    "db.session.postgres.function": "TPG04I",
+    "user.login": "T1000I",
+    "user.create": "T1002I",
+    "user.update": "T1003I",
+    "user.delete": "T1004I",
+    "user.password_change": "T1005I",
+    "mfa.add": "T1006I",
+    "mfa.delete": "T1007I",
+    "client.disconnect": "T3006I",
+    "reset_password_token.create": "T6000I",
+    "trusted_cluster.create": "T7000I",
+    "trusted_cluster.delete": "T7001I",
+    "role.created": "T9000I",
+    "role.deleted": "T9001I",
+    "role.updated": "T9002I",
+    "instance.join": "TJ002I",
+    "join_token.create": "TJT00I",
+    "lock.created": "TLK00I",
+    "lock.deleted": "TLK01I",
+    "cert.create": "TC000I",
+    "auth_preference.update": "TCAUTH001I",
+}
+
+#: Codes of those that tell of a failure.
+FAILURE_CODES: dict[str, str] = {
+    "db.session.start": "TDB00W",
+    "db.session.query": "TDB02W",
+    "user.login": "T1000W",
+    "auth": "T3007W",
+    "session.rejected": "T1006W",
+    "instance.join": "TJ002E",
+}

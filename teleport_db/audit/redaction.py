@@ -1,0 +1,238 @@
+"""Passwords out of SQL, and nothing else out of it.
+
+``ALTER ROLE bob PASSWORD 'secret'`` becomes ``ALTER ROLE bob PASSWORD '***'``: the literal behind the word
+PASSWORD, in every way PostgreSQL lets one be written, also inside the strings and bodies that dynamic SQL
+is made of.  Searching for the word would not do: in ``/* password ' */ DROP TABLE t; -- '`` it would hide
+the statement from the audit log.  So the text is read as PostgreSQL's scanner reads it (scan.l: comments
+nest, ``E''`` has backslashes, ``$tag$``, quoted identifiers), and only a literal is ever taken out.
+
+How a backslash in ``''`` is read depends on ``standard_conforming_strings``, which a client can set.  Both
+readings are made, and only what both call a password goes: nobody can choose one to hide a statement.
+
+A text may come in parts, as those of more than 64 KiB do; a reading goes on where the last part ended.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+Spans = list[tuple[int, int]]
+
+#: What stands for a password that was taken out.
+STARS = b"***"
+
+#: Strings inside strings are followed this deep.
+_MAX_DEPTH = 4
+
+_WORD = r"A-Za-z0-9_$\x80-\xff"
+_TOKEN = re.compile(
+    rf"""(?: (?<![{_WORD}]) (?P<prefix> [eE] | [uU]& | [nNbBxX] ) )? (?P<quote> ' )
+    | (?P<password> (?<![{_WORD}]) [pP][aA][sS][sS][wW][oO][rR][dD] (?![{_WORD}]) | "password" )
+    | (?P<identifier> " )
+    | (?P<dollar> (?<![{_WORD}]) \$ (?: [A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]* )? \$ )
+    | (?P<line> -- )
+    | (?P<comment> /\* )""",
+    re.VERBOSE,
+)
+#: What at the end of a part may be the beginning of a token.
+_UNFINISHED = re.compile(rf"(?:[{_WORD}&]{{1,80}}|[-/])\Z")
+_PLAIN = re.compile(r"[^']*+(?:''[^']*+)*+")
+_ESCAPED = re.compile(r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+", re.DOTALL)
+_COMMENT = re.compile(r"/\*|\*/")
+
+
+class Reading:
+    """One reading of a text, in as many parts as it comes in.
+
+    :param standard: how a backslash in a plain literal is read, as by ``standard_conforming_strings``.
+    """
+
+    def __init__(self, *, standard: bool, depth: int = 0) -> None:
+        self._standard = standard
+        self._nested = depth
+        self._carry = ""
+        self._armed = False  # nothing but space and comments since the word PASSWORD
+        self._follows = False  # nothing but space since a password: a literal on a new line belongs to it
+        self._open = ""  # what ends the construct that the last part ended in
+        self._body: re.Pattern[str] | None = None
+        self._secret = False
+        self._comments = 0
+
+    def feed(self, part: str, *, final: bool) -> Spans:
+        """The spans of passwords in ``part``, one character a byte; ``final`` when nothing follows."""
+        text, base = self._carry + part, len(self._carry)
+        self._carry = ""
+        unfinished = None if final else _UNFINISHED.search(text, max(0, len(text) - 100))
+        limit = unfinished.start() if unfinished else len(text)
+        whole = _TOKEN.match(text, limit)
+        if whole is not None and whole["dollar"]:
+            limit = len(text)  # the tag is whole, and what looked like the rest of a word is the literal
+        spans: Spans = []
+        position = 0
+        while True:
+            if self._open:
+                position = self._inside(text, position, final, spans)
+                if self._open:
+                    break
+            token = _TOKEN.search(text, position)
+            if token is None or token.start() >= limit:
+                self._between(text[position : max(limit, position)])
+                self._carry = text[max(limit, position) :]
+                break
+            self._between(text[position : token.start()])
+            if not final and '"password"'.startswith(text[token.start() :]):
+                self._carry = text[token.start() :]
+                break
+            position = self._opening(token)
+        return [(max(start - base, 0), end - base) for start, end in spans if end > base]
+
+    def _between(self, gap: str) -> None:
+        if gap and not gap.isspace():
+            self._armed = self._follows = False
+
+    def _opening(self, token: re.Match[str]) -> int:
+        if token["password"]:
+            self._armed, self._follows = True, False
+        elif token["line"]:
+            self._open = "\n"
+        elif token["comment"]:
+            self._open, self._comments = "*/", 1
+        elif token["identifier"]:
+            self._open, self._armed, self._follows = '"', False, False
+        else:
+            self._secret = self._armed or (self._follows and bool(token["quote"]) and not token["prefix"])
+            self._armed = self._follows = False
+            self._open = token["dollar"] or "'"
+            prefix = token["prefix"] or ""
+            escapes = prefix in ("e", "E") or (prefix in ("", "n", "N") and not self._standard)
+            self._body = None if token["dollar"] else _ESCAPED if escapes else _PLAIN
+        return token.end()
+
+    def _inside(self, text: str, position: int, final: bool, spans: Spans) -> int:
+        """Read on to the end of what is open; whether it was reached shows in ``_open``."""
+        if self._open == "*/":
+            return self._comment(text, position, final)
+        if self._body is not None:
+            found = self._body.match(text, position)
+            end = found.end() if found else position
+            # A quote that ends the part may be the first of two.
+            closed = end < len(text) - (not final) and text[end] == "'"
+        else:
+            end = text.find(self._open, position)
+            closed = end >= 0
+            if not closed:
+                end = len(text) - (0 if final else _overlap(text, position, self._open))
+        if self._open not in ("\n", '"'):
+            if self._secret:
+                # A backslash that ends the part is within; a quote may be the end.
+                within = len(text) if not closed and text[end:] == "\\" else end
+                if position < within:
+                    spans.append((position, within))
+            elif closed and self._nested < _MAX_DEPTH:
+                self._look_into(text, position, end, spans)
+        if not closed:
+            self._carry = "" if final else text[end:]
+            return end
+        literal = self._open not in ("\n", '"')
+        self._follows = literal and self._secret
+        end += len(self._open)
+        self._open, self._body = "", None
+        return end
+
+    def _comment(self, text: str, position: int, final: bool) -> int:
+        for found in _COMMENT.finditer(text, position):
+            self._comments += 1 if found[0] == "/*" else -1
+            position = found.end()
+            if not self._comments:
+                self._open = ""
+                return position
+        if not final and position < len(text) and text[-1] in "*/":
+            self._carry = text[-1]
+        return len(text)
+
+    def _look_into(self, text: str, start: int, end: int, spans: Spans) -> None:
+        """Passwords in a literal that may be SQL itself."""
+        if _find_password(text, start, end) < 0:
+            return
+        content = text[start:end]
+        reading = Reading(standard=self._standard, depth=self._nested + 1)
+        if self._body is None or "''" not in content:
+            spans += [(start + a, start + b) for a, b in reading.feed(content, final=True)]
+            return
+        # Doubled quotes are single ones inside; remember where each character was.
+        where = _undoubled(content)
+        inner = "".join(content[i] for i in where)
+        where.append(len(content))
+        spans += [(start + where[a], start + where[b]) for a, b in reading.feed(inner, final=True)]
+
+
+def _overlap(text: str, position: int, tag: str) -> int:
+    """How many characters at the end of the text may be the beginning of ``tag``."""
+    for size in range(min(len(tag) - 1, len(text) - position), 0, -1):
+        if text.endswith(tag[:size]):
+            return size
+    return 0
+
+
+_ANY_PASSWORD = re.compile("password", re.IGNORECASE)
+
+
+def _find_password(text: str, start: int, end: int) -> int:
+    found = _ANY_PASSWORD.search(text, start, end)
+    return found.start() if found else -1
+
+
+def _undoubled(content: str) -> list[int]:
+    where, i = [], 0
+    while i < len(content):
+        where.append(i)
+        i += 2 if content.startswith("''", i) else 1
+    return where
+
+
+def _both(first: Spans, second: Spans) -> Spans:
+    """What is in both; each list is in order and without overlaps."""
+    both, i, j = [], 0, 0
+    while i < len(first) and j < len(second):
+        start, end = max(first[i][0], second[j][0]), min(first[i][1], second[j][1])
+        if start < end:
+            both.append((start, end))
+        if first[i][1] < second[j][1]:
+            i += 1
+        else:
+            j += 1
+    return both
+
+
+def _without(sql: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
+    pieces, position = [], 0
+    for start, end in spans:
+        pieces += [sql[position:start], STARS]
+        position = end
+    pieces.append(sql[position:])
+    return b"".join(pieces)
+
+
+def redact(sql: bytes) -> bytes:
+    """SQL whose passwords are ``***``; every byte else as it was, in any encoding that extends ASCII."""
+    if b"password" not in sql.lower():
+        return sql
+    text = sql.decode("latin-1")
+    spans = Reading(standard=True).feed(text, final=True)
+    if spans and "\\" in text:
+        spans = _both(spans, Reading(standard=False).feed(text, final=True))
+    return _without(sql, spans) if spans else sql
+
+
+class PartRedaction:
+    """:func:`redact` for a text that comes in parts.  Dynamic SQL that lies across two is not looked into."""
+
+    def __init__(self) -> None:
+        self._readings = (Reading(standard=True), Reading(standard=False))
+
+    def feed(self, part: bytes, *, final: bool) -> bytes:
+        """The next part without its passwords."""
+        text = part.decode("latin-1")
+        first, second = (reading.feed(text, final=final) for reading in self._readings)
+        return _without(part, _both(first, second))

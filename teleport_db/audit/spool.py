@@ -1,0 +1,272 @@
+"""The agent's audit records on its own disk, until the auth server has them.
+
+::
+
+    DIRECTORY/lock                          flock: one process has a spool
+    DIRECTORY/acknowledged                  20 digits: the last number that was shipped
+    DIRECTORY/00000001764000000000000.jsonl a segment, named by its first number
+        {"seq":1764000000000000,"event":{"ei":0,"event":"db.session.start",...}}
+
+A statement goes to the database after :meth:`Spool.append` has returned, so whatever ran is in the spool:
+``os.write`` survives ``kill -9``, and ``fsync`` (each time, or by interval in a thread) survives the power
+going.  What cannot be written ends the session (row 23 of the security table).
+
+Only what was synced is shipped, so that a number the auth server has seen is never given twice.  A new
+spool begins at the time in microseconds for the same reason: one that was deleted must not come back with
+numbers the auth server would take for duplicates.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from teleport_db.audit.appending import AppendOnly, lock_directory
+from teleport_db.audit.events import EncodedEvent, encode
+from teleport_db.certs.files import sync_directory
+from teleport_db.errors import AuditUnavailable
+
+#: Bytes that only the ends of sessions may still use of a full spool.
+RESERVE: Final = 256 * 1024
+
+Event = dict[str, Any]
+
+
+class Spool:
+    """A queue of events on disk with consecutive numbers.
+
+    :param directory: made when it is not there; ConfigError when another process has it.
+    :param max_bytes: more is refused.
+    :param segment_bytes: a file is followed by the next from this size on, and freed whole.
+    :param fsync: ``write`` syncs every append, ``interval`` leaves it to :meth:`begin_sync`.
+    :param now: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        max_bytes: int = 1 << 30,
+        segment_bytes: int = 16 << 20,
+        fsync: Literal["write", "interval"] = "interval",
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.directory = Path(directory)
+        self._max, self._each = max_bytes, fsync == "write"
+        self._segment_bytes = min(segment_bytes, max_bytes // 4)  # else a full spool could not be freed in parts
+        self._reserve = min(RESERVE, max_bytes // 4)
+        self._lock = lock_directory(self.directory)
+        try:
+            self._broken = ""
+            self._behind: list[AppendOnly] = []  # closed by a sync
+            self._cursor = (0, 0, 0)  # number, segment, offset: where the last read ended
+            self._firsts = sorted(int(path.stem) for path in self.directory.glob("*.jsonl") if path.stem.isdigit())
+            if not self._firsts:
+                self._firsts = [int(now() * 1_000_000)]
+            self._sizes = {first: self._path(first).stat().st_size for first in self._firsts[:-1]}
+            self._file = AppendOnly(self._path(self._firsts[-1]))
+            self.last = self._recover()
+            self._file.sync()
+            sync_directory(self.directory)
+            self._total = sum(self._sizes.values()) + self._file.size
+            self.synced = self.last
+            self._acknowledged_fd = os.open(
+                self.directory / "acknowledged", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
+            digits = os.pread(self._acknowledged_fd, 20, 0)
+            first = self._firsts[0]
+            self.acknowledged = max(first - 1, min(int(digits) if digits.isdigit() else 0, self.last))
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _path(self, first: int) -> Path:
+        return self.directory / f"{first:023d}.jsonl"
+
+    def _recover(self) -> int:
+        """The last number; whatever stands behind the last whole record is cut off.
+
+        A torn line is the record of a statement that never went on.  More than that is damage, and kept.
+        """
+        first = self._firsts[-1]
+        data = self._file.path.read_bytes()
+        position, number = 0, first - 1
+        while (end := data.find(b"\n", position)) >= 0 and _record(data[position:end], number + 1) is not None:
+            position, number = end + 1, number + 1
+        if position < len(data):
+            if b"\n" in data[position:]:
+                damaged = AppendOnly(self.directory / f"damaged-{number + 1}")
+                damaged.write(data[position:])
+                damaged.sync()
+                damaged.close()
+            self._file.truncate(position)
+        return number
+
+    @property
+    def pending(self) -> int:
+        """How many events were not acknowledged yet."""
+        return self.last - self.acknowledged
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._total
+
+    def append(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
+        """Write events down, all or none, before this returns.
+
+        :param closing: they end a session, and may use what is kept free for that.
+
+        Raises AuditUnavailable when they are not written: the session must not go on.
+        """
+        number = self.last
+        lines = []
+        for event in events:
+            number += 1
+            encoded = event.json if type(event) is EncodedEvent else encode(event)
+            lines.append(f'{{"seq":{number},"event":{encoded}}}\n')
+        data = "".join(lines).encode("ascii")
+        if self._broken or self._total + len(data) > self._max - (0 if closing else self._reserve):
+            raise AuditUnavailable(detail=self._broken or f"the spool in {self.directory} is full")
+        try:
+            if self._file.size >= self._segment_bytes:
+                self._next_segment()
+            self._file.write(data)
+            self._total += len(data)
+            self.last = number
+            if self._each:
+                self._sync_now()
+        except OSError as error:
+            raise AuditUnavailable(detail=f"the spool in {self.directory}: {error}") from error
+
+    def _sync_now(self) -> None:
+        try:
+            self._file.sync()
+        except OSError as error:
+            # The kernel may have dropped what it could not write and says so only once (fsyncgate, 2018).
+            self.failed(error)
+            raise
+        self.synced = self.last
+
+    def _next_segment(self) -> None:
+        following = AppendOnly(self._path(self.last + 1))
+        self._sizes[self._firsts[-1]] = self._file.size
+        if self._each:
+            sync_directory(self.directory)
+            self._file.close()
+        else:
+            self._behind.append(self._file)
+        self._firsts.append(self.last + 1)
+        self._file = following
+
+    def begin_sync(self) -> Callable[[], int]:
+        """What to run in a thread: it syncs all that was appended until now and returns its last number.
+
+        That goes to :meth:`end_sync`; an OSError goes to :meth:`failed`.
+        """
+        behind, self._behind = self._behind, []
+        number, fd = self.last, self._file.duplicate()
+
+        def sync() -> int:
+            try:
+                for file in behind:
+                    file.sync()
+                os.fsync(fd)
+                sync_directory(self.directory)
+            finally:
+                os.close(fd)
+                for file in behind:
+                    file.close()
+            return number
+
+        return sync
+
+    def end_sync(self, number: int) -> None:
+        """Everything up to ``number`` is on the disk and may be shipped."""
+        self.synced = max(self.synced, number)
+
+    def failed(self, error: Exception) -> None:
+        """The disk lost something: nothing is appended any more."""
+        self._broken = f"the spool in {self.directory} cannot be trusted since a sync failed: {error}"
+
+    def read(self, after: int, limit: int, *, max_bytes: int = 512 * 1024) -> list[tuple[int, Event]]:
+        """Synced events behind number ``after``, oldest first: at most ``limit``, and one at least.
+
+        :param max_bytes: of JSON, so that a batch fits an HTTP body.
+
+        Raises AuditUnavailable when the disk cannot be read or what is on it is not what was written.
+        """
+        after = max(after, self._firsts[0] - 1)
+        events: list[tuple[int, Event]] = []
+        size = 0
+        try:
+            while len(events) < limit and after < self.synced:
+                known, segment, offset = self._cursor
+                if known != after or segment not in self._firsts:
+                    segment = self._firsts[bisect_right(self._firsts, after + 1) - 1]
+                    known, offset = segment - 1, 0
+                with open(self._path(segment), "rb") as file:
+                    file.seek(offset)
+                    while len(events) < limit and known < self.synced:
+                        line = file.readline()
+                        if not line:
+                            break
+                        known += 1
+                        if known > after:
+                            if events and size + len(line) > max_bytes:
+                                return events
+                            event = _record(line, known)
+                            if event is None:
+                                raise AuditUnavailable(detail=f"record {known} of {self.directory} is damaged")
+                            events.append((known, event))
+                            size += len(line)
+                            after = known
+                        offset += len(line)
+                        self._cursor = (known, segment, offset)
+                    else:
+                        continue
+                if known + 1 not in self._firsts:
+                    raise AuditUnavailable(detail=f"record {known + 1} of {self.directory} is missing")
+                self._cursor = (known, known + 1, 0)
+        except OSError as error:
+            raise AuditUnavailable(detail=f"the spool in {self.directory}: {error}") from error
+        return events
+
+    def acknowledge(self, number: int) -> None:
+        """The auth server has everything up to ``number``: free the files that nobody needs."""
+        self.acknowledged = max(self.acknowledged, min(number, self.last))
+        try:
+            # Not synced: an old number only ships again what the auth server knows to be duplicates.
+            os.pwrite(self._acknowledged_fd, b"%020d" % self.acknowledged, 0)
+            if self.acknowledged == self.last and self._file.size >= self._segment_bytes:
+                self._next_segment()  # before the old one goes: its name keeps the number
+            while len(self._firsts) > 1 and self._firsts[1] <= self.acknowledged + 1:
+                if self._behind and self._behind[0].path == self._path(self._firsts[0]):
+                    self._behind.pop(0).close()
+                self._path(self._firsts[0]).unlink(missing_ok=True)
+                self._total -= self._sizes.pop(self._firsts.pop(0))
+        except OSError as error:
+            raise AuditUnavailable(detail=f"the spool in {self.directory}: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        for file in (*self._behind, self._file):
+            file.close()
+        os.close(self._acknowledged_fd)
+        os.close(self._lock)
+
+
+def _record(line: bytes, number: int) -> Event | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.get("seq") != number or not isinstance(record.get("event"), dict):
+        return None
+    event: Event = record["event"]
+    return event

@@ -1,0 +1,1 @@
+"""Tests of events, the spool, its shipping and the log."""

@@ -16,8 +16,10 @@ Ends (RFC 8446 section 6.1): a ``close_notify`` is the clean end, and the upper 
 ``ConnectionDone``; an end of the bytes below without it may be an attacker's and is ``ConnectionLost``.
 
 Nothing is buffered here: what is written goes down encrypted at once, so producers above are registered
-directly with the transport below; while reading is paused, what had arrived stays encrypted in the
-incoming BIO and the transport below is paused.
+directly with the transport below; while reading is paused, what had arrived stays as it came and the
+transport below is paused.
+
+The module is long because it is one state machine, and its two halves share every flag.
 """
 
 # mypy: disallow-untyped-calls=False

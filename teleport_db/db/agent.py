@@ -143,7 +143,7 @@ class Agent(MultiService):
         self.announcements = Announcements(lambda: list(self._around.served))
         self.policy = Policy()
         api_endpoint = TLSClientEndpoint(
-            TunnelEndpoint(lambda: self._tunnels), contexts().calling, name=auth_name(cluster), clock=reactor
+            TunnelEndpoint(lambda: self._tunnels), lambda: contexts().calling, name=auth_name(cluster), clock=reactor
         )
         self.api = APIClient(api_endpoint, auth_name(cluster), reactor=reactor)
         self._watch = PolicyWatch(self.policy, self.api.call, clock=reactor, uniform=uniform)
@@ -177,7 +177,7 @@ class Agent(MultiService):
         )
         for endpoint in proxies:
             ClientService(
-                TLSClientEndpoint(endpoint, contexts().tunnel, name=f"proxy.{cluster}", clock=reactor),
+                TLSClientEndpoint(endpoint, lambda: contexts().tunnel, name=f"proxy.{cluster}", clock=reactor),
                 Factory.forProtocol(self._make_tunnel),
                 retryPolicy=full_jitter(uniform),
                 clock=reactor,

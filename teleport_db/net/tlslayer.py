@@ -32,6 +32,13 @@ __all__ = ["State", "TLSClientEndpoint", "TLSLayer", "TLSServerFactory"]
 
 Check = Callable[[TLSLayer], None]
 
+#: A context, or what gives the present one: certificates are renewed while an endpoint lives.
+Context = ssl.SSLContext | Callable[[], ssl.SSLContext]
+
+
+def _giver(context: Context) -> Callable[[], ssl.SSLContext]:
+    return (lambda: context) if isinstance(context, ssl.SSLContext) else context
+
 
 def is_address(name: str) -> bool:
     """Whether ``name`` is an IP literal."""
@@ -46,6 +53,7 @@ def is_address(name: str) -> bool:
 class TLSClientEndpoint:
     """TLS over another endpoint, to a peer of a known name.
 
+    :param context: the TLS context, or a function that gives the present one.
     :param name: whom the certificate must name (DNS name or IP literal); None checks no name.
     :param server_hostname: the SNI; left out it is ``name``, if that is a DNS name.
     :param check: called after the name was verified; what it raises fails the connection.
@@ -55,7 +63,7 @@ class TLSClientEndpoint:
     def __init__(
         self,
         endpoint: IStreamClientEndpoint,
-        context: ssl.SSLContext,
+        context: Context,
         *,
         clock: IReactorTime,
         name: str | None = None,
@@ -63,7 +71,7 @@ class TLSClientEndpoint:
         check: Check | None = None,
         timeout: float = 10.0,
     ) -> None:
-        self._endpoint, self._context, self._clock = endpoint, context, clock
+        self._endpoint, self._context, self._clock = endpoint, _giver(context), clock
         self._name, self._check, self._timeout = name, check, timeout
         if server_hostname is None and name is not None and not is_address(name):
             server_hostname = name
@@ -97,7 +105,7 @@ class TLSClientEndpoint:
         """The layer of one attempt."""
         return TLSLayer(
             upper,
-            self._context,
+            self._context(),
             server_side=False,
             clock=self._clock,
             server_hostname=self._server_hostname,
@@ -167,6 +175,7 @@ class _LayerFactory(Factory):
 class TLSServerFactory(ServerFactory):
     """For listeners whose TLS starts at once.
 
+    :param context: the TLS context, or a function that gives the present one.
     :param factory: builds the protocols above; one is connected only after its handshake and ``check``.
     """
 
@@ -176,13 +185,14 @@ class TLSServerFactory(ServerFactory):
     def __init__(
         self,
         factory: IProtocolFactory,
-        context: ssl.SSLContext,
+        context: Context,
         *,
         clock: IReactorTime,
         check: Check | None = None,
         timeout: float = 10.0,
     ) -> None:
-        self.wrapped, self.context, self._check, self._clock, self._timeout = factory, context, check, clock, timeout
+        self.wrapped, self._context = factory, _giver(context)
+        self._check, self._clock, self._timeout = check, clock, timeout
 
     def doStart(self) -> None:
         """The wrapped factory starts with this one."""
@@ -203,7 +213,7 @@ class TLSServerFactory(ServerFactory):
 
         return TLSLayer(
             upper,
-            self.context,
+            self._context(),
             server_side=True,
             clock=self._clock,
             check=self._check,

@@ -77,7 +77,7 @@ class AuthProcess(Service):
             "api", lambda host: server_context(host.server, client_cas=clients, alpn=["teleport-auth", "teleport-join"])
         )
         site = auth_site(self.server, reactor=reactor)
-        factory = TLSServerFactory(site, context(), clock=reactor)
+        factory = TLSServerFactory(site, context, clock=reactor)
         address = config.auth.listen_addr
         self.port = listen(reactor, address.port, factory, interface=address.host)
         bound: Any = self.port.getHost()

@@ -79,7 +79,7 @@ class ProxyProcess(Service):
         calling = host.context(
             "calling", lambda held: client_context(cas=[held.host_ca], pair=held.client, alpn=["teleport-auth"])
         )
-        endpoint = TLSClientEndpoint(self._auth, calling(), name=auth_name(cluster), clock=reactor)
+        endpoint = TLSClientEndpoint(self._auth, calling, name=auth_name(cluster), clock=reactor)
         self.api = APIClient(endpoint, auth_name(cluster), reactor=reactor)
         self.router = Router(
             context=host.context("agents", lambda held: client_context(cas=[held.host_ca], pair=held.client)),

@@ -51,9 +51,9 @@ class AppendOnly:
         except OSError:
             os.close(fd)
             raise
-        # The old number may be another's by now, so it is taken over and not closed.
-        os.dup2(fd, self._fd, inheritable=False)
-        os.close(fd)
+        if fd != self._fd:
+            os.dup2(fd, self._fd, inheritable=False)
+            os.close(fd)
         self._torn = False
 
     def truncate(self, size: int) -> None:

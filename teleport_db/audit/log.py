@@ -97,7 +97,7 @@ class _State:
         if not isinstance(sid, str) or not isinstance(ei, int):
             return
         known = self.sessions.get(sid)
-        if known is not None and known["source"] != source:
+        if known is not None and source not in (known["source"], OWN):
             return  # an agent has no say about another's sessions
         if name == "db.session.start":
             if event.get("success"):

@@ -75,14 +75,7 @@ def start(arguments: Arguments) -> int:
     config = merged(arguments)
     from teleport_db import services
 
-    code = services.run(  # type: ignore[attr-defined,unused-ignore]
-        config,
-        insecure=config.insecure,
-        pid_file=config.teleport.pid_file or None,
-        diag_addr=config.teleport.diag_addr,
-        debug=config.debug,
-    )
-    return int(code or 0)
+    return services.run(config)
 
 
 def merged(arguments: Arguments) -> Any:

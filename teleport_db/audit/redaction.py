@@ -37,6 +37,8 @@ _TOKEN = re.compile(
 )
 #: What at the end of a part may be the beginning of a token.
 _UNFINISHED = re.compile(rf"(?:[{_WORD}&]{{1,80}}|[-/])\Z")
+#: Where the word does not occur: text, and literals that end alike in every reading.
+_NOTHING = re.compile(r"""(?:[^'"$/\\-]++|'[^'\\]*+')*+""")
 _PLAIN = re.compile(r"[^']*+(?:''[^']*+)*+")
 _ESCAPED = re.compile(r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+", re.DOTALL)
 _COMMENT = re.compile(r"/\*|\*/")
@@ -68,6 +70,7 @@ class Reading:
         whole = _TOKEN.match(text, limit)
         if whole is not None and whole["dollar"]:
             limit = len(text)  # the tag is whole, and what looked like the rest of a word is the literal
+        quick = _find_password(text, 0, len(text)) < 0
         spans: Spans = []
         position = 0
         while True:
@@ -75,6 +78,9 @@ class Reading:
                 position = self._inside(text, position, final, spans)
                 if self._open:
                     break
+            if quick and position < limit and not (self._armed or self._follows):
+                skipped = _NOTHING.match(text, position, limit)
+                position = skipped.end() if skipped else position
             token = _TOKEN.search(text, position)
             if token is None or token.start() >= limit:
                 self._between(text[position : max(limit, position)])

@@ -6,7 +6,6 @@ A body is what a stranger sent.  What is missing, of another type or too large i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -17,17 +16,6 @@ from teleport_db.errors import BadRequest
 MAX_TEXT = 4096
 #: Entries of a list or a mapping.
 MAX_ENTRIES = 1000
-
-
-def parse(data: bytes) -> dict[str, Any]:
-    """The JSON object in ``data``; an empty body is an empty object."""
-    if not data:
-        return {}
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest("the body is no JSON") from error
-    return mapping(value, "the body")
 
 
 def mapping(value: object, what: str) -> dict[str, Any]:

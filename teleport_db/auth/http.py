@@ -10,8 +10,6 @@ an internal error with an id, and the rest of it stays in the log.
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -19,25 +17,21 @@ from typing import Any
 
 from cryptography import x509
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException
 
-from teleport_db.auth import body as fields
 from teleport_db.auth.calls import Call, Calls
 from teleport_db.auth.routes import ROUTES, Caller, Route, authorize
 from teleport_db.auth.server import AuthServer
 from teleport_db.certs.tls import peer_identity
-from teleport_db.errors import AccessDenied, AuthenticationFailed, BadRequest, NotFound, TeleportDBError
+from teleport_db.errors import AccessDenied, AuthenticationFailed, BadRequest, NotFound
 from teleport_db.identity import Identity
+from teleport_db.net import answers
 from teleport_db.net.http import BoundedSite
-
-log = Logger()
 
 #: Verified certificates that are remembered; each saves two signatures a call.
 KNOWN_CERTIFICATES = 1000
@@ -56,12 +50,13 @@ class API:
         app = Klein()
         for route in ROUTES:
             app.route(route.path, methods=[route.method], endpoint=route.does)(_named(route, self._render))
-        app.handle_errors(HTTPException)(_unknown_address)
+        app.handle_errors(HTTPException)(answers.write_error)
         return app.resource()
 
     def _render(self, route: Route, request: IRequest, **parameters: Any) -> Deferred[bytes]:
         called = Deferred.fromCoroutine(self._answer(route, request, parameters))
-        answer = called.addCallback(partial(_json, request, 200)).addErrback(partial(_refuse, request))
+        written = called.addCallback(partial(answers.write, request, 200))
+        answer = written.addErrback(partial(answers.write_error, request))
         # Who has begun to change something finishes, audit and all, though nobody may wait any more.
         return answer if route.method == "GET" else _shielded(answer)
 
@@ -69,7 +64,7 @@ class API:
         caller = await self.caller(request)
         authorize(route, caller, parameters)
         content = request.content.read() if request.content is not None else b""
-        call = Call(caller, fields.parse(content), _query(request), parameters)
+        call = Call(caller, answers.json_object(content), _query(request), parameters)
         answer: dict[str, Any] = await getattr(self._calls, route.does)(call)
         return answer
 
@@ -137,36 +132,6 @@ def _query(request: Any) -> dict[str, str]:
         return {name.decode(): values[-1].decode() for name, values in request.args.items()}
     except UnicodeDecodeError as error:
         raise BadRequest("the query is no UTF-8") from error
-
-
-def _json(request: Any, status: int, value: dict[str, Any]) -> bytes:
-    request.setResponseCode(status)
-    request.setHeader(b"content-type", b"application/json")
-    request.setHeader(b"cache-control", b"no-store")
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _refuse(request: Any, failure: Failure) -> bytes:
-    error = failure.value
-    if isinstance(error, CancelledError):
-        return b""
-    if not isinstance(error, TeleportDBError):
-        error_id = uuid.uuid4().hex[:12]
-        log.failure("API call failed, id {id}", failure, id=error_id)
-        return _error(request, 500, "internal", f"internal error, id {error_id}")
-    if error.status >= 500:
-        log.error("API call failed: {why} {detail}", why=error.public, detail=error.detail)
-    return _error(request, error.status, error.code, str(error))
-
-
-def _error(request: Any, status: int, code: str, message: str) -> bytes:
-    return _json(request, status, {"error": {"code": code, "message": message}})
-
-
-def _unknown_address(request: Any, failure: Failure) -> bytes:
-    """An address or a method that the table does not have (RFC 9110: 404 and 405)."""
-    status = getattr(failure.value, "code", None) or 404
-    return _error(request, status, "not_found" if status == 404 else "bad_request", "there is no such call")
 
 
 def _shielded(inner: Deferred[bytes]) -> Deferred[bytes]:

@@ -6,80 +6,84 @@
     POST /web/invite/TOKEN    cookie and hidden field must be one; then auth decides
 
 Plain HTML that needs no script.  Everything said by a visitor is escaped by the template; no page may be
-framed, cached, or name its token to another site.
+framed, cached, or name its token to another site (:mod:`teleport_db.proxy.web` sets the headers).
 """
 
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
-from collections.abc import Callable, Coroutine
+import shlex
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
+from functools import partial
 from typing import Any
+from urllib.parse import parse_qsl, quote
 
 import attrs
 import segno
 from klein import Klein
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.server import Request
 from twisted.web.template import Tag, flattenString, tags
+from werkzeug.exceptions import HTTPException
 
 from teleport_db.api.client import APIClient
-from teleport_db.errors import AuthenticationFailed, BadRequest, NotFound, TeleportDBError
+from teleport_db.errors import (
+    AccessDenied,
+    AuthenticationFailed,
+    BadRequest,
+    ConnectionTrouble,
+    NotFound,
+    RemoteProtocolError,
+    TeleportDBError,
+)
+from teleport_db.net.answers import log_fault, routing_status
+from teleport_db.proxy.style import ICON, STYLE, STYLE_VERSION
 
 log = Logger()
 
 #: The cookie that a form's hidden field must repeat; the prefix keeps other hosts from setting it.
 COOKIE = b"__Host-csrf"
 
-#: Headers of every answer of the web side.
-SECURITY_HEADERS = {
-    b"content-security-policy": b"default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; "
-    b"base-uri 'none'; frame-ancestors 'none'",
-    b"strict-transport-security": b"max-age=31536000",
-    b"x-content-type-options": b"nosniff",
-    b"x-frame-options": b"DENY",
-    b"referrer-policy": b"no-referrer",
-    b"cache-control": b"no-store",
-    b"cross-origin-opener-policy": b"same-origin",
+#: Bytes of a form, and fields in it.
+MAX_FORM, MAX_FIELDS = 65536, 16
+
+#: Characters of a password; auth decides, the page tells before it has to.
+MIN_PASSWORD, MAX_PASSWORD = 8, 1024
+
+_FORM_TYPE = b"application/x-www-form-urlencoded"
+_CSRF = re.compile(rb"[A-Za-z0-9_-]{20,64}")
+
+#: purpose -> title, what to do, the button.
+_WORDS = {
+    "invite": ("Set up your account", "Choose a password", "Create account"),
+    "reset": ("Reset your password", "Choose a new password", "Set new password"),
 }
 
-STYLE = b"""\
-:root { color-scheme: light dark; --accent: #3b5bdb; --bad: #c92a2a; --line: #8884; }
-* { box-sizing: border-box; }
-body { margin: 0; font: 16px/1.5 system-ui, sans-serif; display: grid; justify-items: center; }
-main { width: 100%; max-width: 26rem; padding: 2rem 1.25rem; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; }
-label { display: block; margin: 1.25rem 0 .25rem; font-weight: 600; }
-input { width: 100%; padding: .65rem .75rem; font: inherit; border: 1px solid var(--line); border-radius: .5rem; }
-button { width: 100%; margin-top: 1.5rem; padding: .75rem; font: inherit; font-weight: 600; color: #fff;
-  background: var(--accent); border: 0; border-radius: .5rem; cursor: pointer; }
-input:focus-visible, button:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.bad { border-left: 4px solid var(--bad); padding: .5rem .75rem; margin: 1rem 0; }
-.quiet { opacity: .75; font-size: .9rem; margin: .25rem 0; }
-.qr { display: block; width: 12rem; height: 12rem; margin: 1rem auto; background: #fff; border-radius: .5rem; }
-code { overflow-wrap: anywhere; }
-pre { overflow-x: auto; padding: .75rem; border: 1px solid var(--line); border-radius: .5rem; }
-"""
+#: Status -> title of a page that tells of an error.
+_TITLES = {
+    400: "That could not be read",
+    403: "That was refused",
+    404: "Nothing here",
+    405: "That does not work here",
+    421: "Unknown name",
+    503: "The cluster cannot be reached",
+}
 
 
-def page(title: str, *content: Tag | str) -> Tag:
-    """A whole page around some content."""
-    return tags.html(lang="en")(
-        tags.head(
-            tags.meta(charset="utf-8"),
-            tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
-            tags.title(title),
-            tags.link(rel="stylesheet", href="/web/style.css"),
-        ),
-        tags.body(tags.main(tags.h1(title), *content)),
-    )
+class LinkGone(NotFound):
+    """The token of a link does not count, or not here."""
 
 
 @attrs.frozen
 class Pages:
     """The routes of the pages.
 
+    :param address: of the proxy as people write it.
     :param hosts: gives the names by which this proxy may be visited; others are refused.
     """
 
@@ -98,9 +102,12 @@ class Pages:
 
         @app.route("/web/style.css", methods=["GET"])
         def style(request: Request) -> bytes:
-            secure(request)
-            request.setHeader(b"content-type", b"text/css; charset=utf-8")
-            return STYLE
+            return _file(request, b"text/css; charset=utf-8", STYLE)
+
+        @app.route("/favicon.ico", methods=["GET"], endpoint="favicon")
+        @app.route("/web/icon.svg", methods=["GET"])
+        def icon(request: Request) -> bytes:
+            return _file(request, b"image/svg+xml", ICON)
 
         def redeeming(purpose: str) -> None:
             @app.route(f"/web/{purpose}/<token>", methods=["GET"], endpoint=f"{purpose}_form")
@@ -114,143 +121,268 @@ class Pages:
         redeeming("invite")
         redeeming("reset")
 
-        @app.handle_errors
-        def not_found(request: Any, failure: Any) -> Deferred[bytes]:
-            status = getattr(failure.value, "code", 500)
-            if not isinstance(status, int):
-                status = 500
-            if status >= 500:
-                log.failure("a page failed", failure)
-            return self._show(request, self._error(request, status, "There is nothing here."))
+    # Answers.
 
     def _show(self, request: Request, making: Coroutine[Any, Any, Tag]) -> Deferred[bytes]:
-        return Deferred.fromCoroutine(self._render(request, making))
+        made: Deferred[Tag] = Deferred.fromCoroutine(making)
+        return made.addCallbacks(partial(_html, request), partial(self.refuse, request))
 
-    async def _render(self, request: Request, making: Coroutine[Any, Any, Tag]) -> bytes:
-        secure(request)
-        request.setHeader(b"content-type", b"text/html; charset=utf-8")
-        try:
-            if request.getRequestHostname().decode("latin-1") not in self.hosts():
-                making.close()
-                tag = await self._error(request, 421, "This proxy is not known by that name.")
-            else:
-                tag = await making
-        except TeleportDBError as error:
-            tag = await self._error(request, error.status, error.public)
-        html: bytes = await flattenString(request, tag)
-        return b"<!DOCTYPE html>\n" + html
+    def refuse(self, request: Request, failure: Failure) -> Deferred[bytes]:
+        """The page that tells of an error, be it ours, the router's or a fault."""
+        error = failure.value
+        if isinstance(error, CancelledError):
+            raise error
+        if isinstance(error, HTTPException):
+            status, text = routing_status(request, error), "Check the address; the page does not exist."
+        elif isinstance(error, TeleportDBError):
+            status, text = error.status, error.public
+            if status >= 500:
+                log.error("a page failed: {why} {detail}", why=error.public, detail=error.detail)
+        else:
+            status, text = 500, f"It is our fault, not yours. The log has the details under id {log_fault(failure)}."
+        request.setResponseCode(status)
+        return _html(request, self._problem(request, status, error, text))
 
-    async def _root(self) -> Tag:
-        return page(
-            f"Cluster {self.cluster}",
-            tags.p("This is a database access proxy. Log in from a terminal:"),
-            tags.pre(tags.code(f"tsh login --proxy={self.address} --user=you\ntsh db ls")),
+    def _problem(self, request: Request, status: int, error: BaseException | None, text: str) -> Tag:
+        title = _TITLES.get(status, "Something went wrong")
+        more: list[Tag] = []
+        if isinstance(error, LinkGone):
+            title = "This link does not work"
+            more = [
+                tags.p("Links work once, and for a limited time. Ask your administrator for a new one:"),
+                tags.pre(tags.code("tctl users reset YOUR-NAME")),
+            ]
+        elif status == 503:
+            request.setHeader(b"retry-after", b"30")
+            more = [tags.p("Wait a moment, then ", tags.a(href="")("try again"), ".")]
+        return self._page(title, _note("bad", text), *more)
+
+    def _page(self, title: str, *content: Tag | str) -> Tag:
+        """A whole page around some content."""
+        return tags.html(lang="en")(
+            tags.head(
+                tags.meta(charset="utf-8"),
+                tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
+                tags.meta(name="color-scheme", content="light dark"),
+                tags.title(f"{title} · {self.cluster}"),
+                tags.link(rel="icon", type="image/svg+xml", href="/web/icon.svg"),
+                tags.link(rel="stylesheet", href=f"/web/style.css?{STYLE_VERSION}"),
+            ),
+            tags.body(
+                tags.header(tags.img(src="/web/icon.svg", alt=""), tags.span(self.cluster)),
+                Tag("main")(tags.h1(title), *content),
+                tags.footer("Teleport Database Access"),
+            ),
         )
 
-    async def _error(self, request: Request, status: int, text: str) -> Tag:
-        request.setResponseCode(status)
-        return page("This did not work", tags.p(class_="bad")(text))
+    async def _root(self) -> Tag:
+        return self._page(
+            "Database access",
+            tags.p("There is nothing to do in the browser: log in from a terminal."),
+            _commands(self.address, "YOUR-NAME"),
+        )
+
+    # Invites and resets.
 
     async def _invite(self, purpose: str, token: str) -> dict[str, Any]:
-        """What auth knows of the token, with words for one that is no good."""
-        try:
-            invite = await self.api.call("GET", f"/v1/invites/{token}")
-        except (NotFound, AuthenticationFailed) as error:
-            raise NotFound(
-                "This link was used already, has expired, or was never made. "
-                "Ask your administrator for a new one: tctl users reset NAME"
-            ) from error
+        """What auth knows of the token."""
+        invite = await self._ask("GET", token)
         if invite["purpose"] != purpose:
-            raise NotFound("This link is for something else; open it exactly as you got it.")
+            raise LinkGone("This link is for something else; open it exactly as you got it.")
         return invite
 
-    async def _form(self, request: Request, purpose: str, token: str, problem: str = "") -> Tag:
-        """The form; what was wrong with the last try stands above it."""
+    async def _ask(self, method: str, token: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Call auth; what is no fault of the visitor's becomes ConnectionTrouble."""
+        try:
+            return await self.api.call(method, f"/v1/invites/{quote(token, safe='')}", body)
+        except NotFound as error:
+            raise LinkGone(error.public) from error
+        except (ConnectionTrouble, RemoteProtocolError, AccessDenied, AuthenticationFailed) as error:
+            raise ConnectionTrouble(
+                "The authentication service does not answer at the moment."
+                + (" Your password may be set already: then this link does not work any more." if body else ""),
+                detail=f"{error} {error.detail}",
+            ) from error
+
+    async def _form(self, request: Request, purpose: str, token: str, problem: str = "", field: str = "") -> Tag:
+        """The form; what was wrong with the last try stands above it.
+
+        :param field: that the problem is about.
+        """
         invite = await self._invite(purpose, token)
-        csrf = request.getCookie(COOKIE) or b""
-        if not csrf:
-            csrf = self.new_secret().encode()
-            request.addCookie(COOKIE, csrf, path=b"/", secure=True, httpOnly=True, sameSite=b"strict")
-        title = "Welcome" if purpose == "invite" else "New password"
-        content: list[Any] = [tags.p(f"Set the password of {invite['user']} in cluster {self.cluster}.")]
-        if problem:
-            content.append(tags.p(class_="bad", role="alert")(problem))
+        title, choose, button = _WORDS[purpose]
+        wrong = {"aria-invalid": "true", "aria-describedby": "problem"}
+        marks = {field: wrong} if field else {}
         fields: list[Any] = [
-            tags.input(type="hidden", name="csrf", value=csrf.decode("latin-1")),
-            tags.input(type="hidden", name="username", value=invite["user"], autocomplete="username"),
-            *_field("password", "Password", type="password", autocomplete="new-password", minlength="8", required=""),
-            *_field("password_again", "Password again", type="password", autocomplete="new-password", required=""),
+            tags.input(type="hidden", name="csrf", value=self._csrf(request)),
+            *_field("username", "User", value=invite["user"], readonly="", autocomplete="username"),
+            *_field(
+                "password",
+                choose,
+                hint=f"At least {MIN_PASSWORD} characters. A few random words are good and easy to type.",
+                type="password",
+                autocomplete="new-password",
+                minlength=str(MIN_PASSWORD),
+                maxlength=str(MAX_PASSWORD),
+                required="",
+                **marks.get("password", {}),
+            ),
+            *_field(
+                "password_again",
+                "Repeat the password",
+                type="password",
+                autocomplete="new-password",
+                required="",
+                **marks.get("password_again", {}),
+            ),
         ]
         if invite["otp"] is not None:
-            fields += self._otp(invite)
-        fields.append(tags.button(type="submit")("Set password"))
-        content.append(tags.form(method="post", action="")(fields))
-        return page(title, *content)
+            fields += _otp(invite, marks.get("otp", {}))
+        fields += [tags.button(type="submit")(button), tags.p(class_="hint")(_until(invite["expires"]))]
+        content: list[Any] = [tags.p("To reach the databases of ", tags.strong(self.cluster), ".")]
+        if problem:
+            content.append(_note("bad", problem, id="problem"))
+        # The address is the one the form came from, whatever its query.
+        content.append(tags.form(method="post", action=f"/web/{purpose}/{quote(token, safe='')}")(fields))
+        return self._page(title, *content)
 
-    def _otp(self, invite: dict[str, Any]) -> list[Any]:
-        optional = invite["second_factor"] == "optional"
-        code = segno.make(invite["otp"]["uri"], error="m").svg_data_uri(border=3)
-        more = {} if optional else {"required": ""}
-        return [
-            tags.p(
-                "Scan this with your authenticator app, then enter the code it shows."
-                + (" You may leave the code empty to go without one." if optional else "")
-            ),
-            tags.img(class_="qr", src=code, alt="QR code of the one-time password's secret"),
-            tags.p(class_="quiet")("Or type the secret: ", tags.code(id="otp-secret")(invite["otp"]["secret"])),
-            *_field(
-                "otp", "One-time code", inputmode="numeric", autocomplete="one-time-code", pattern="[0-9 ]*", **more
-            ),
-        ]
+    def _csrf(self, request: Request) -> str:
+        """The cookie that the browser has, or a new one."""
+        value = request.getCookie(COOKIE) or b""
+        if not _CSRF.fullmatch(value):
+            value = self.new_secret().encode()
+            cookie = COOKIE + b"=" + value + b"; Path=/; Secure; HttpOnly; SameSite=Strict"
+            request.responseHeaders.addRawHeader(b"set-cookie", cookie)
+        return value.decode()
 
     async def _redeem(self, request: Request, purpose: str, token: str) -> Tag:
         """Check the form and let auth decide."""
-        self._check_origin(request)
-        form = {name: values[0] for name, values in (request.args or {}).items()}
+        form = _read_form(request)
+        again = partial(self._form, request, purpose, token)
         cookie = request.getCookie(COOKIE) or b""
-        if not cookie or not hmac.compare_digest(cookie, form.get(b"csrf", b"")):
+        if not _CSRF.fullmatch(cookie) or not hmac.compare_digest(cookie, form.get("csrf", "").encode()):
             request.setResponseCode(403)
-            return await self._form(request, purpose, token, "Your browser kept no cookie for this form; try again.")
-        try:
-            password, again = form[b"password"].decode(), form[b"password_again"].decode()
-            otp = form.get(b"otp", b"").decode().replace(" ", "")
-        except (KeyError, UnicodeDecodeError) as error:
-            raise BadRequest("The form was not filled in.") from error
-        if password != again:
+            return await again("The form was too old, or your browser keeps no cookies. Please fill it in again.")
+        password = form.get("password", "")
+        if password != form.get("password_again", ""):
             request.setResponseCode(400)
-            return await self._form(request, purpose, token, "The two passwords are not the same.")
+            return await again("The two passwords are not the same.", "password_again")
+        otp = re.sub(r"\s", "", form.get("otp", "")) or None
+        # A link for something else must not count here either.
+        await self._invite(purpose, token)
         try:
-            done = await self.api.call("POST", f"/v1/invites/{token}", {"password": password, "otp": otp or None})
-        except NotFound:
-            await self._invite(purpose, token)
-            raise
+            done = await self._ask("POST", token, {"password": password, "otp": otp})
         except TeleportDBError as error:
-            if error.status >= 500:
+            if error.status >= 500 or isinstance(error, LinkGone):
                 raise
-            request.setResponseCode(400)
-            return await self._form(request, purpose, token, error.public)
-        return page(
-            "All set",
-            tags.p(f"The password of {done['user']} is set. Log in from a terminal:"),
-            tags.pre(tags.code(f"tsh login --proxy={self.address} --user={done['user']}")),
+            request.setResponseCode(error.status)
+            return await again(sentence(error.public), "otp" if "code" in error.public else "password")
+        return self._page(
+            "You are all set",
+            _note("good", f"The password of {done['user']} is set."),
+            tags.p(
+                "Now log in from a terminal, with this password" + (" and the next code of your app:" if otp else ":")
+            ),
+            _commands(self.address, done["user"]),
+            tags.p(class_="hint")("You can close this page."),
         )
 
-    def _check_origin(self, request: Request) -> None:
-        """A form may be sent from our own pages only."""
-        origin = request.getHeader(b"origin")
-        if origin is None:
-            return
-        host = request.getHeader(b"host") or b""
-        if origin != b"https://" + host:
-            raise BadRequest("This form came from another site.")
+
+def _otp(invite: Mapping[str, Any], marks: Mapping[str, str]) -> list[Any]:
+    """The second half of the form: scan, then prove it."""
+    optional = invite["second_factor"] == "optional"
+    uri = str(invite["otp"]["uri"])
+    picture = segno.make(uri, error="m").svg_data_uri(border=4)
+    more = {} if optional else {"required": ""}
+    return [
+        tags.h2("Add your authenticator app" + (" (optional)" if optional else "")),
+        tags.p("Scan this picture with the app on your phone."),
+        tags.img(class_="qr", src=picture, alt="QR code for the authenticator app", width="208", height="208"),
+        tags.p(class_="app")(tags.a(href=uri)("On the phone already? Open the app")),
+        tags.p(class_="hint")(
+            "Or type this key into the app:",
+            tags.code(class_="secret", id="otp-secret")(invite["otp"]["secret"]),
+        ),
+        *_field(
+            "otp",
+            "Code that the app shows now",
+            hint="Leave it empty to go without one." if optional else "",
+            inputmode="numeric",
+            autocomplete="one-time-code",
+            pattern="[0-9 ]*",
+            maxlength="12",
+            title="six digits",
+            **more,
+            **marks,
+        ),
+    ]
 
 
-def _field(name: str, label: str, **attributes: str) -> list[Any]:
+def _field(name: str, label: str, *, hint: str = "", **attributes: Any) -> list[Any]:
     identifier = name.replace("_", "-")
-    return [tags.label(for_=identifier)(label), tags.input(id=identifier, name=name, **attributes)]
+    told = f"{identifier}-hint" if hint else ""
+    described = " ".join(part for part in (attributes.pop("aria-describedby", ""), told) if part)
+    if described:
+        attributes["aria-describedby"] = described
+    field = [tags.label(for_=identifier)(label), tags.input(id=identifier, name=name, **attributes)]
+    return [*field, tags.p(class_="hint", id=told)(hint)] if hint else field
 
 
-def secure(request: Request) -> None:
-    """Set the headers that every answer of the web side carries."""
-    for name, value in SECURITY_HEADERS.items():
-        request.setHeader(name, value)
+def _note(kind: str, text: str, **attributes: str) -> Tag:
+    role = "alert" if kind == "bad" else "status"
+    return tags.div(class_=f"note {kind}", role=role, **attributes)(tags.p(sentence(text)))
+
+
+def _commands(address: str, user: str) -> Tag:
+    return tags.pre(tags.code(f"tsh login --proxy={address} --user={shlex.quote(user)}\ntsh db ls"))
+
+
+def sentence(text: str) -> str:
+    """A line of an error as people write it on a page."""
+    line = text[:1].upper() + text[1:]
+    return line if line.endswith((".", "!", "?")) else line + "."
+
+
+def _until(expires: str) -> str:
+    moment = datetime.fromisoformat(expires)
+    return f"This link works once, until {moment:%H:%M} UTC on {moment.day} {moment:%B %Y}."
+
+
+def _read_form(request: Any) -> dict[str, str]:
+    """The fields of the body, each once; those of the address do not count."""
+    kind = (request.getHeader(b"content-type") or b"").partition(b";")[0].strip().lower()
+    body = request.content.read(MAX_FORM + 1)
+    if kind != _FORM_TYPE or len(body) > MAX_FORM:
+        raise BadRequest("This is not the form of this page.")
+    try:
+        fields = parse_qsl(
+            body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=MAX_FIELDS,
+        )
+    except ValueError as error:
+        raise BadRequest("This is not the form of this page.") from error
+    form = dict(fields)
+    if len(form) != len(fields):
+        raise BadRequest("This is not the form of this page.")
+    return form
+
+
+def _file(request: Any, kind: bytes, content: bytes) -> bytes:
+    request.setHeader(b"content-type", kind)
+    request.setHeader(b"content-length", b"%d" % len(content))
+    request.setHeader(b"cache-control", b"public, max-age=86400")
+    return content
+
+
+def _html(request: Any, tag: Tag) -> Deferred[bytes]:
+    def finish(html: bytes) -> bytes:
+        body = b"<!DOCTYPE html>\n" + html
+        request.setHeader(b"content-type", b"text/html; charset=utf-8")
+        request.setHeader(b"content-length", b"%d" % len(body))
+        return body
+
+    flat: Deferred[bytes] = flattenString(request, tag)
+    return flat.addCallback(finish)

@@ -12,22 +12,29 @@ The proxy adds the client's address, which the limit of failed logins counts by,
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import attrs
 from klein import Klein
-from twisted.internet.defer import Deferred
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 
 from teleport_db.api.client import APIClient
-from teleport_db.errors import BadRequest, TeleportDBError
+from teleport_db.errors import (
+    AccessDenied,
+    AuthenticationFailed,
+    BadRequest,
+    ConnectionTrouble,
+    RemoteProtocolError,
+)
+from teleport_db.net import answers
 
-log = Logger()
+#: What every path of this side begins with.
+API_PATH = b"/webapi/"
 
 #: Fields that a login may carry.
 LOGIN_FIELDS = ("user", "password", "otp", "public_key", "ttl")
@@ -36,39 +43,33 @@ LOGIN_FIELDS = ("user", "password", "otp", "public_key", "ttl")
 JOIN_FIELDS = ("token", "roles", "public_key", "name", "names")
 
 
-def json_body(request: IRequest, fields: tuple[str, ...]) -> dict[str, Any]:
+class UnsupportedMediaType(BadRequest):
+    """A body of another kind: HTML forms can send any body to any site, but not as JSON."""
+
+    status = 415
+
+
+def json_body(request: Any, fields: tuple[str, ...]) -> dict[str, Any]:
     """The request's JSON object, of these fields only; BadRequest otherwise."""
-    try:
-        value = json.loads(request.content.read())
-    except (ValueError, RecursionError) as error:
-        raise BadRequest("the body is not JSON") from error
-    if not isinstance(value, dict):
-        raise BadRequest("the body is not a JSON object")
+    media_type = (request.getHeader(b"content-type") or b"").partition(b";")[0]
+    if media_type.strip().lower() != b"application/json":
+        raise UnsupportedMediaType("the body must be application/json")
+    value = answers.json_object(request.content.read())
     unknown = sorted(set(value) - set(fields))
     if unknown:
-        raise BadRequest(f'unknown field "{unknown[0][:64]}"')
+        raise BadRequest(f"unknown field {unknown[0][:64]!r}")
     return value
 
 
 def answer(request: IRequest, asking: Coroutine[Any, Any, dict[str, Any]]) -> Deferred[bytes]:
     """Turn a coroutine's result, or the error it raises, into a JSON answer."""
+    asked: Deferred[dict[str, Any]] = Deferred.fromCoroutine(asking)
+    return asked.addCallbacks(partial(answers.write, request, 200), partial(answers.write_error, request))
 
-    async def answering() -> bytes:
-        request.setHeader(b"content-type", b"application/json")
-        request.setHeader(b"cache-control", b"no-store")
-        try:
-            value = await asking
-        except TeleportDBError as error:
-            request.setResponseCode(error.status)
-            value = {"error": {"code": error.code, "message": error.public}}
-        except Exception:
-            error_id = uuid.uuid4().hex[:12]
-            log.failure("a call of the web API failed, id {error_id}", error_id=error_id)
-            request.setResponseCode(500)
-            value = {"error": {"code": "internal", "message": f"internal error, id {error_id}"}}
-        return json.dumps(value).encode()
 
-    return Deferred.fromCoroutine(answering())
+def refuse(request: IRequest, failure: Failure) -> Deferred[bytes]:
+    """The JSON answer to a call that reached no route."""
+    return succeed(answers.write_error(request, failure))
 
 
 @attrs.frozen
@@ -84,7 +85,7 @@ class WebAPI:
 
     async def ping(self) -> dict[str, Any]:
         """What a client must know before it logs in."""
-        said = await self.api.call("GET", "/v1/ping")
+        said = await self._public("/v1/ping")
         return {
             "cluster": said["cluster"],
             "version": self.version,
@@ -94,15 +95,28 @@ class WebAPI:
 
     async def cas(self) -> dict[str, Any]:
         """The authorities' certificates."""
-        return await self.api.call("GET", "/v1/cas")
+        return await self._public("/v1/cas")
 
     async def login(self, body: dict[str, Any], client_address: str) -> dict[str, Any]:
         """A login, from this address."""
-        return await self.api.call("POST", "/v1/login", {"otp": None, **body, "client_address": client_address})
+        return await self._ask("/v1/login", {"otp": None, **body, "client_address": client_address})
 
     async def join(self, body: dict[str, Any]) -> dict[str, Any]:
         """A process that joins by its token."""
-        return await self.api.call("POST", "/v1/join", body)
+        return await self._ask("/v1/join", body)
+
+    async def _public(self, path: str) -> dict[str, Any]:
+        """What auth tells everybody: if it refuses, that is between the proxy and auth, not the caller's fault."""
+        try:
+            return await self.api.call("GET", path)
+        except (AccessDenied, AuthenticationFailed, RemoteProtocolError) as error:
+            raise ConnectionTrouble("the proxy and the auth service do not agree", detail=str(error)) from error
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self.api.call("POST", path, body)
+        except RemoteProtocolError as error:
+            raise ConnectionTrouble("the auth service did not answer as one", detail=str(error)) from error
 
     def add_to(self, app: Klein) -> None:
         """The routes of the web certificate's side."""
@@ -137,6 +151,7 @@ class WebAPI:
 
             return answer(request, joining())
 
+        app.handle_errors(Exception)(refuse)
         return app.resource()
 
 

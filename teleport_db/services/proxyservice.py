@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from klein import Klein
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
@@ -42,6 +41,7 @@ from teleport_db.proxy.sniffer import (
     Door,
     FrontDoor,
 )
+from teleport_db.proxy.web import web_resource, web_site
 from teleport_db.proxy.webapi import WebAPI
 from teleport_db.services.hosts import Host
 
@@ -152,12 +152,10 @@ class ProxyProcess(Service):
         address = self.public_address()
         webapi = WebAPI(self.api, str(address), teleport_db.__version__)
         names = frozenset(proxy_names(self._config))
-        app = Klein()
-        webapi.add_to(app)
-        Pages(self.api, self.gateway.cluster, str(address), lambda: names).add_to(app)
+        pages = Pages(self.api, self.gateway.cluster, str(address), lambda: names)
         return (
-            BoundedSite(app.resource(), reactor=self._reactor),
-            BoundedSite(webapi.join_resource(), reactor=self._reactor),
+            web_site(web_resource(webapi, pages), reactor=self._reactor),
+            web_site(webapi.join_resource(), reactor=self._reactor),
         )
 
     def public_address(self) -> Address:

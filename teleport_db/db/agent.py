@@ -3,7 +3,8 @@
 ::
 
     startService   spool opened, labels started
-    tunnel up      roles watched, events shipped, presence announced       all through the tunnel
+    tunnel up      roles watched, events shipped                           all through the tunnel
+    roles known    presence announced, and the services to the proxy: not before a session can be decided on
     tunnel lost    sessions of it end; dialled again, 1 to 60 seconds, full jitter
     stopService    presence withdrawn, sessions told (57P01), tunnels drained
 """
@@ -18,7 +19,7 @@ from typing import Any
 import attrs
 from twisted.application.internet import ClientService
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
@@ -140,13 +141,15 @@ class Agent(MultiService):
             database.name: DynamicLabels(database.dynamic_labels, run=run, clock=reactor, changed=self._announce_soon)
             for database in databases
         }
-        self.announcements = Announcements(lambda: list(self._around.served))
+        self.announcements = Announcements(lambda: list(self._around.served) if self.policy.heard else [])
         self.policy = Policy()
         api_endpoint = TLSClientEndpoint(
             TunnelEndpoint(lambda: self._tunnels), lambda: contexts().calling, name=auth_name(cluster), clock=reactor
         )
         self.api = APIClient(api_endpoint, auth_name(cluster), reactor=reactor)
-        self._watch = PolicyWatch(self.policy, self.api.call, clock=reactor, uniform=uniform)
+        self._watch = PolicyWatch(
+            self.policy, self.api.call, clock=reactor, heard=self._ready_to_serve, uniform=uniform
+        )
         self._shipper = Shipper(spool, self._ship, clock=reactor, in_thread=in_thread)
         self._presence = LoopingCall(self._announce)
         self._presence.clock = reactor
@@ -183,6 +186,21 @@ class Agent(MultiService):
                 clock=reactor,
             ).setServiceParent(self)
 
+    @property
+    def session_count(self) -> int:
+        """Sessions that are open, or being opened."""
+        return len(self._sessions)
+
+    @property
+    def tunnel_count(self) -> int:
+        """Proxies that are connected."""
+        return len(self._tunnels)
+
+    @property
+    def spool_pending(self) -> int:
+        """Events that auth has not acknowledged."""
+        return self._spool.pending
+
     # Starting and stopping.
 
     def startService(self) -> None:
@@ -210,7 +228,11 @@ class Agent(MultiService):
             await self._last_words()
         await self._shipper.stop()
         await self.api.close()
-        await super().stopService()  # type: ignore[no-untyped-call]
+        # A tunnel writes until it is drained: the close that the services ask for waits for that.
+        stopped = maybeDeferred(super().stopService)  # type: ignore[no-untyped-call]
+        self.announcements.close()
+        await gatherResults([tunnel.drain(STOP_SECONDS) for tunnel in self._tunnels])
+        await stopped
         self._spool.close()
 
     async def _last_words(self) -> None:
@@ -239,6 +261,7 @@ class Agent(MultiService):
             self._presence.start(PRESENCE_SECONDS).addErrback(
                 lambda reason: log.failure("presence is not announced any more", reason)
             )
+        self._watch.retry_now()
         self._shipper.retry_now()
 
     def _tunnel_closed(self, tunnel: TunnelProtocol, reason: Failure) -> None:
@@ -249,6 +272,11 @@ class Agent(MultiService):
             self._presence.stop()
 
     # Presence.
+
+    def _ready_to_serve(self) -> None:
+        """The roles are known, so sessions can be decided on: from now on the services are offered."""
+        self.announcements.changed()
+        self._announce()
 
     def _labels_of(self, database: Database) -> Callable[[], Mapping[str, str]]:
         return lambda: {**database.static_labels, **self._labels[database.name].values}
@@ -263,6 +291,8 @@ class Agent(MultiService):
         self._announce()
 
     def _announce(self) -> Deferred[None]:
+        if not self.policy.heard:
+            return succeed(None)
         databases = [
             {
                 "name": served.database.name,

@@ -27,9 +27,11 @@ from twisted.python.failure import Failure
 
 from teleport_db.certs.files import write_public
 from teleport_db.config.model import Config, check
+from teleport_db.db.agent import Agent
 from teleport_db.errors import ConfigError, TeleportDBError
 from teleport_db.services.authservice import AuthProcess, reachable
 from teleport_db.services.dbservice import make_agent
+from teleport_db.services.diagnostics import Diagnostics, Gauge
 from teleport_db.services.hosts import Host, keep_id, obtain
 from teleport_db.services.membership import become_member
 from teleport_db.services.proxyservice import ProxyProcess, proxy_names
@@ -48,6 +50,8 @@ class Teleport(MultiService):
 
     auth: AuthProcess | None = None
     proxy: ProxyProcess | None = None
+    agent: Agent | None = None
+    _agent_host: Host | None = None
 
     def __init__(self, config: Config, *, reactor: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -68,6 +72,15 @@ class Teleport(MultiService):
 
     async def _open(self) -> None:
         make_data_dir(self.config.teleport.data_dir)
+        if self.config.teleport.diag_addr is not None:
+            diagnostics = Diagnostics(
+                self.config.teleport.diag_addr,
+                ready=lambda: self.ready.called,
+                gauges=self._gauges,
+                reactor=self._reactor,
+            )
+            diagnostics.open()
+            diagnostics.setServiceParent(self)  # type: ignore[no-untyped-call]
         if self.config.auth.enabled:
             auth = AuthProcess(self.config, reactor=self._reactor)
             await auth.open()
@@ -108,10 +121,15 @@ class Teleport(MultiService):
         if self.proxy is not None:
             listening = self.config.proxy.web_listen_addr
             proxies = [(reachable(listening.host), self.proxy.web_port.getHost().port)]  # type: ignore[attr-defined]
-        else:
+        elif self.config.teleport.auth_servers:
             proxies = [(address.host, address.port) for address in self.config.teleport.auth_servers]
+        else:
+            raise ConfigError(
+                "a database service needs a proxy: enable proxy_service, or give the address of one",
+                path="teleport.auth_servers",
+            )
         agent = make_agent(self.config, host, proxies, reactor=self._reactor)
-        self._agent = agent
+        self.agent = agent
         agent.setServiceParent(self)  # type: ignore[no-untyped-call]
         host.start()
         self._agent_host = host
@@ -129,7 +147,9 @@ class Teleport(MultiService):
         """Renewal through the service's own client of the API, once it has one."""
 
         async def renew(public_key: bytes) -> Mapping[str, Any]:
-            api = self.proxy.api if role == "proxy" and self.proxy is not None else self._agent.api
+            member = self.proxy if role == "proxy" else self.agent
+            assert member is not None
+            api = member.api
             answer: Mapping[str, Any] = await api.call(
                 "POST", "/v1/renew", {"public_key": public_key.decode(), "names": names}
             )
@@ -137,13 +157,27 @@ class Teleport(MultiService):
 
         return renew
 
+    def _gauges(self) -> dict[str, Gauge]:
+        """The figures of the services that are up."""
+        gauges = {}
+        if self.proxy is not None:
+            gateway, router = self.proxy.gateway, self.proxy.router
+            gauges["teleport_db_proxy_sessions"] = Gauge("PostgreSQL sessions open", lambda: len(gateway.sessions))
+            gauges["teleport_db_proxy_agents"] = Gauge("agents connected", lambda: router.agents)
+        if self.agent is not None:
+            agent = self.agent
+            gauges["teleport_db_agent_sessions"] = Gauge("PostgreSQL sessions open", lambda: agent.session_count)
+            gauges["teleport_db_agent_tunnels"] = Gauge("proxies connected", lambda: agent.tunnel_count)
+            gauges["teleport_db_agent_spool_pending"] = Gauge("events not yet shipped", lambda: agent.spool_pending)
+        return gauges
+
     def stopService(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
         if self._opening is not None:
             self._opening.cancel()
-        if hasattr(self, "_agent_host"):
+        if self._agent_host is not None:
             self._agent_host.stop()
         # The agent ships its last events through the proxy to auth, so they close in this order.
         for service in reversed(list(self)):

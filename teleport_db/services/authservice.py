@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -20,6 +20,7 @@ from teleport_db.certs.tls import server_context
 from teleport_db.config.model import Config
 from teleport_db.net.tcp import listen
 from teleport_db.net.tlslayer import TLSServerFactory
+from teleport_db.services.closing import Closers
 from teleport_db.services.hosts import Host, keep_id, obtain
 from teleport_db.storage.sqlite import SQLiteBackend
 
@@ -42,19 +43,30 @@ class AuthProcess(Service):
         self._config = config
         self._reactor = reactor
         self._threads = ThreadPool(minthreads=0, maxthreads=1, name="audit")
+        self._closers = Closers()
 
     async def open(self) -> None:
-        """Load or make the state, and listen."""
+        """Load or make the state, and listen; what was opened is closed again when that fails."""
+        try:
+            await self._open()
+        except BaseException:
+            await self._closers.close()
+            raise
+
+    async def _open(self) -> None:
         config, reactor = self._config, self._reactor
         data = config.teleport.data_dir
         os.makedirs(os.path.join(data, "storage"), mode=0o700, exist_ok=True)
         self._threads.start()
+        self._closers.add(self._threads.stop)
         self.audit = AuditLog(
             os.path.join(data, "audit"),
             clock=reactor,
             in_thread=lambda function, *args: deferToThreadPool(reactor, self._threads, function, *args),
         )
+        self._closers.add(self.audit.close)
         self.backend = SQLiteBackend(os.path.join(data, "storage", "state.sqlite"), reactor=reactor, clock=reactor)
+        self._closers.add(self.backend.close)
         proxy = config.proxy.public_address(config.teleport.nodename)
         self.server = AuthServer(
             self.backend,
@@ -64,6 +76,7 @@ class AuthProcess(Service):
             reactor=reactor,
             proxy_address=str(proxy),
         )
+        self._closers.add(self.server.stop)
         await self.server.start()
         host_id = keep_id(os.path.join(data, "hosts", "auth.id"))
 
@@ -80,6 +93,7 @@ class AuthProcess(Service):
         factory = TLSServerFactory(site, context, clock=reactor)
         address = config.auth.listen_addr
         self.port = listen(reactor, address.port, factory, interface=address.host)
+        self._closers.add(self.port.stopListening)
         bound: Any = self.port.getHost()
         self.address = reachable(address.host), bound.port
         self._write_admin(data)
@@ -109,11 +123,7 @@ class AuthProcess(Service):
     async def _stop(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
         self.host.stop()
-        await maybeDeferred(self.port.stopListening)
-        self.server.stop()
-        await self.audit.close()
-        await self.backend.close()
-        self._threads.stop()
+        await self._closers.close()
 
 
 def reachable(host: str) -> str:

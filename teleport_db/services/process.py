@@ -107,7 +107,11 @@ class Teleport(MultiService):
             first = self.config.teleport.auth_servers[0]
             address = first.host, first.port
         proxy = ProxyProcess(self.config, host, address, reactor=self._reactor)
-        proxy.open()
+        try:
+            proxy.open()
+        except BaseException:
+            await proxy.stopService()
+            raise
         proxy.setServiceParent(self)  # type: ignore[no-untyped-call]
         self.proxy = proxy
 

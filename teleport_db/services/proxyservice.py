@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
@@ -43,6 +43,7 @@ from teleport_db.proxy.sniffer import (
 )
 from teleport_db.proxy.web import web_resource, web_site
 from teleport_db.proxy.webapi import WebAPI
+from teleport_db.services.closing import Closers
 from teleport_db.services.hosts import Host
 
 log = Logger()
@@ -68,7 +69,6 @@ class ProxyProcess(Service):
     """
 
     web_port: IListeningPort
-    tunnel_port: IListeningPort | None = None
 
     def __init__(self, config: Config, host: Host, auth: tuple[str, int], *, reactor: Any) -> None:
         self._config = config
@@ -85,6 +85,7 @@ class ProxyProcess(Service):
             context=host.context("agents", lambda held: client_context(cas=[held.host_ca], pair=held.client)),
             clock=reactor,
         )
+        self._closers = Closers()
         self._spool = Spool(os.path.join(config.teleport.data_dir, "spool", "proxy"))
         self._shipper = Shipper(self._spool, self._ship, clock=reactor, in_thread=self._in_thread)
         self._new_uid = uid_source()
@@ -100,13 +101,17 @@ class ProxyProcess(Service):
     # What stands behind each door.
 
     def open(self) -> None:
-        """Listen; ConfigError or CannotListenError when that is not possible."""
+        """Listen; ConfigError or CannotListenError when that is not possible.
+
+        :meth:`stopService` closes what was opened, also when this fails half way.
+        """
         front = self._front_door()
         listening = self._config.proxy.web_listen_addr
         self.web_port = listen(self._reactor, listening.port, front, interface=listening.host)
+        self._closers.add(self.web_port.stopListening)
         tunnel = self._config.proxy.tunnel_listen_addr
         if tunnel != listening:
-            self.tunnel_port = listen(self._reactor, tunnel.port, front, interface=tunnel.host)
+            self._closers.add(listen(self._reactor, tunnel.port, front, interface=tunnel.host).stopListening)
         log.info("proxy listens on {address}", address=self.web_port.getHost())
 
     def _front_door(self) -> FrontDoor:
@@ -231,9 +236,7 @@ class ProxyProcess(Service):
     async def _stop(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
         self._host.stop()
-        for port in (self.web_port, self.tunnel_port):
-            if port is not None:
-                await maybeDeferred(port.stopListening)
+        await self._closers.close()
         await self._shipper.stop()
         self.router.close()
         await self.api.close()

@@ -5,12 +5,12 @@
     /invite/HASH       {"user": NAME}                        finds the user by the link
     /credentials/NAME  {..., "invite": {"hash": HASH, ...}}  says whether the link still counts
 
-A user has one at a time: a newer one, or a redemption, makes the older worthless.
+A user has one at a time: a newer one, or a redemption, makes the older worthless.  What finds the user is
+kept a week longer than the link counts, so that who comes late is told why it does not.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 from typing import Any
 
@@ -30,7 +30,12 @@ from teleport_db.interfaces import IBackend, Item
 PREFIX = "/invite/"
 #: Seconds, as Teleport's: an hour, at most two days for an invite and one for a reset.
 DEFAULT_TTL, MAX_INVITE_TTL, MAX_RESET_TTL = HOUR, 48 * HOUR, 24 * HOUR
-GONE = "this link is unknown, over, or was used already; ask for another one"
+#: Seconds that a link which does not count any more is known as such.
+REMEMBERED = 7 * 24 * HOUR
+UNKNOWN = "this link is unknown, or was over long ago; look whether it is complete"
+USED = "this link was used already"
+EXPIRED = "this link has expired"
+REPLACED = "a newer link has taken the place of this one"
 
 
 class Invites:
@@ -73,7 +78,7 @@ class Invites:
     async def _make(self, name: str, purpose: str, ttl: float, by: str) -> dict[str, Any]:
         token = self._token()
         expires = self._clock.seconds() + ttl
-        await self._backend.put(PREFIX + hashed(token), {"user": name}, expires)
+        await self._backend.put(PREFIX + hashed(token), {"user": name}, expires + REMEMBERED)
         invite = {"hash": hashed(token), "purpose": purpose, "otp": otp.new_secret(), "expires": expires}
         await self._backend.put(CREDENTIALS + name, {"password": None, "otp": None, "step": 0, "invite": invite})
         await self._recorder.record(
@@ -82,18 +87,20 @@ class Invites:
         return {"user": name, "token": token, "expires": rfc3339(expires)}
 
     async def _find(self, token: str) -> tuple[str, Item]:
-        """The user of a link that counts, and its credentials; NotFound in the same words else."""
+        """The user of a link that counts, and its credentials; NotFound that says why it does not, else."""
         digest = hashed(token)
         try:
             name = (await self._backend.get(PREFIX + digest)).value["user"]
             item = await self._backend.get(CREDENTIALS + name)
         except NotFound:
-            raise NotFound(GONE) from None
+            raise NotFound(UNKNOWN) from None
         invite = item.value.get("invite")
-        if invite is None or not hmac.compare_digest(invite["hash"], digest):
-            raise NotFound(GONE)
+        if invite is None:
+            raise NotFound(USED)
+        if not hmac.compare_digest(invite["hash"], digest):
+            raise NotFound(REPLACED)
         if invite["expires"] <= self._clock.seconds():
-            raise NotFound(GONE)
+            raise NotFound(EXPIRED)
         return name, item
 
     async def show(self, token: str) -> dict[str, Any]:
@@ -132,8 +139,6 @@ class Invites:
         try:
             await self._backend.compare_and_swap(item.key, item.revision, value)
         except (RevisionConflict, NotFound):
-            raise NotFound(GONE) from None
-        with contextlib.suppress(NotFound):
-            await self._backend.delete(PREFIX + hashed(token))
+            raise NotFound(USED) from None
         await self._recorder.record("user.password_change", "T1005I", user=name)
         return {"user": name}

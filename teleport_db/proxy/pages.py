@@ -149,22 +149,25 @@ class Pages:
         if isinstance(error, LinkGone):
             title = "This link does not work"
             more = [
-                tags.p("Links work once, and for a limited time. Ask your administrator for a new one:"),
+                tags.p(
+                    "Links work once, and for a limited time. "
+                    "Your administrator can make a new one, and should know if somebody else used this one:"
+                ),
                 tags.pre(tags.code("tctl users reset YOUR-NAME")),
             ]
         elif status == 503:
             request.setHeader(b"retry-after", b"30")
             more = [tags.p("Wait a moment, then ", tags.a(href="")("try again"), ".")]
-        return self._page(title, _note("bad", text), *more)
+        return self._page(title, _note("bad", text), *more, bad=True)
 
-    def _page(self, title: str, *content: Tag | str) -> Tag:
-        """A whole page around some content."""
+    def _page(self, title: str, *content: Tag | str, bad: bool = False) -> Tag:
+        """A whole page around some content; what went wrong is said first, in the window's title."""
         return tags.html(lang="en")(
             tags.head(
                 tags.meta(charset="utf-8"),
                 tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
                 tags.meta(name="color-scheme", content="light dark"),
-                tags.title(f"{title} · {self.cluster}"),
+                tags.title(f"{'Error: ' if bad else ''}{title} · {self.cluster}"),
                 tags.link(rel="icon", type="image/svg+xml", href="/web/icon.svg"),
                 tags.link(rel="stylesheet", href=f"/web/style.css?{STYLE_VERSION}"),
             ),
@@ -207,12 +210,11 @@ class Pages:
     async def _form(self, request: Request, purpose: str, token: str, problem: str = "", field: str = "") -> Tag:
         """The form; what was wrong with the last try stands above it.
 
-        :param field: that the problem is about.
+        :param field: that the problem is about, which is told there as well.
         """
         invite = await self._invite(purpose, token)
         title, choose, button = _WORDS[purpose]
-        wrong = {"aria-invalid": "true", "aria-describedby": "problem"}
-        marks = {field: wrong} if field else {}
+        wrong = {field: problem}
         fields: list[Any] = [
             tags.input(type="hidden", name="csrf", value=self._csrf(request)),
             *_field("username", "User", value=invite["user"], readonly="", autocomplete="username"),
@@ -225,7 +227,7 @@ class Pages:
                 minlength=str(MIN_PASSWORD),
                 maxlength=str(MAX_PASSWORD),
                 required="",
-                **marks.get("password", {}),
+                problem=wrong.get("password", ""),
             ),
             *_field(
                 "password_again",
@@ -233,18 +235,18 @@ class Pages:
                 type="password",
                 autocomplete="new-password",
                 required="",
-                **marks.get("password_again", {}),
+                problem=wrong.get("password_again", ""),
             ),
         ]
         if invite["otp"] is not None:
-            fields += _otp(invite, marks.get("otp", {}))
+            fields += _otp(invite, wrong.get("otp", ""))
         fields += [tags.button(type="submit")(button), tags.p(class_="hint")(_until(invite["expires"]))]
         content: list[Any] = [tags.p("To reach the databases of ", tags.strong(self.cluster), ".")]
         if problem:
-            content.append(_note("bad", problem, id="problem"))
+            content.append(_note("bad", problem))
         # The address is the one the form came from, whatever its query.
         content.append(tags.form(method="post", action=f"/web/{purpose}/{quote(token, safe='')}")(fields))
-        return self._page(title, *content)
+        return self._page(title, *content, bad=bool(problem))
 
     def _csrf(self, request: Request) -> str:
         """The cookie that the browser has, or a new one."""
@@ -288,7 +290,7 @@ class Pages:
         )
 
 
-def _otp(invite: Mapping[str, Any], marks: Mapping[str, str]) -> list[Any]:
+def _otp(invite: Mapping[str, Any], problem: str) -> list[Any]:
     """The second half of the form: scan, then prove it."""
     optional = invite["second_factor"] == "optional"
     uri = str(invite["otp"]["uri"])
@@ -298,7 +300,7 @@ def _otp(invite: Mapping[str, Any], marks: Mapping[str, str]) -> list[Any]:
         tags.h2("Add your authenticator app" + (" (optional)" if optional else "")),
         tags.p("Scan this picture with the app on your phone."),
         tags.img(class_="qr", src=picture, alt="QR code for the authenticator app", width="208", height="208"),
-        tags.p(class_="app")(tags.a(href=uri)("On the phone already? Open the app")),
+        tags.p(class_="app")("On that phone? ", tags.a(href=uri)("Open the app")),
         tags.p(class_="hint")(
             "Or type this key into the app:",
             tags.code(class_="secret", id="otp-secret")(invite["otp"]["secret"]),
@@ -312,29 +314,35 @@ def _otp(invite: Mapping[str, Any], marks: Mapping[str, str]) -> list[Any]:
             pattern="[0-9 ]*",
             maxlength="12",
             title="six digits",
+            problem=problem,
             **more,
-            **marks,
         ),
     ]
 
 
-def _field(name: str, label: str, *, hint: str = "", **attributes: Any) -> list[Any]:
+def _field(name: str, label: str, *, hint: str = "", problem: str = "", **attributes: Any) -> list[Any]:
+    """A label, what is to know and what was wrong, and the field."""
     identifier = name.replace("_", "-")
-    told = f"{identifier}-hint" if hint else ""
-    described = " ".join(part for part in (attributes.pop("aria-describedby", ""), told) if part)
-    if described:
-        attributes["aria-describedby"] = described
-    field = [tags.label(for_=identifier)(label), tags.input(id=identifier, name=name, **attributes)]
-    return [*field, tags.p(class_="hint", id=told)(hint)] if hint else field
+    said = [(f"{identifier}-{kind}", kind, text) for kind, text in (("problem", problem), ("hint", hint)) if text]
+    if said:
+        attributes["aria-describedby"] = " ".join(told for told, _, _ in said)
+    if problem:
+        attributes["aria-invalid"] = "true"
+    return [
+        tags.label(for_=identifier)(label),
+        *(tags.p(class_=kind, id=told)(text) for told, kind, text in said),
+        tags.input(id=identifier, name=name, **attributes),
+    ]
 
 
-def _note(kind: str, text: str, **attributes: str) -> Tag:
+def _note(kind: str, text: str) -> Tag:
     role = "alert" if kind == "bad" else "status"
-    return tags.div(class_=f"note {kind}", role=role, **attributes)(tags.p(sentence(text)))
+    return tags.div(class_=f"note {kind}", role=role)(tags.p(sentence(text)))
 
 
 def _commands(address: str, user: str) -> Tag:
-    return tags.pre(tags.code(f"tsh login --proxy={address} --user={shlex.quote(user)}\ntsh db ls"))
+    options: list[Tag | str] = [tags.span(f"--proxy={address}"), " ", tags.span(f"--user={shlex.quote(user)}")]
+    return tags.pre(tags.code("tsh login ", *options, "\ntsh db ls"))
 
 
 def sentence(text: str) -> str:

@@ -11,12 +11,14 @@ STYLE = b"""\
 :root {
   color-scheme: light dark;
   --page: #f3f4f8; --card: #ffffff; --text: #1b1f2a; --quiet: #5a6275; --line: #d5d9e4; --field: #ffffff;
+  --edge: #868ea3;
   --accent: #4338ca; --accent-dark: #3730a3; --on-accent: #ffffff; --code: #f3f4f8;
   --bad: #b42318; --bad-soft: #fef3f2; --good: #067647; --good-soft: #ecfdf3;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #0f1219; --card: #181c26; --text: #e7e9f0; --quiet: #a1a9bb; --line: #343b4b; --field: #11151d;
+    --edge: #6b7489;
     --accent: #a5b4fc; --accent-dark: #c7d2fe; --on-accent: #14172a; --code: #11151d;
     --bad: #fda29b; --bad-soft: #321a1b; --good: #75e0a7; --good-soft: #10281e;
   }
@@ -44,10 +46,10 @@ h1 + p { color: var(--quiet); }
 label { display: block; margin: 1rem 0 .375rem; font-size: .9375rem; font-weight: 600; }
 input {
   width: 100%; min-height: 2.875rem; padding: .5rem .75rem; font: inherit; color: inherit;
-  background: var(--field); border: 1px solid var(--line); border-radius: .5rem;
+  background: var(--field); border: 1px solid var(--edge); border-radius: .5rem;
 }
-input[readonly] { background: var(--code); color: var(--quiet); }
-input[aria-invalid] { border-color: var(--bad); }
+input[readonly] { background: var(--code); border-color: var(--line); color: var(--quiet); }
+input[aria-invalid] { border: 2px solid var(--bad); }
 #otp { max-width: 11rem; font-size: 1.25rem; letter-spacing: .15em; font-variant-numeric: tabular-nums; }
 button {
   width: 100%; min-height: 3rem; margin-top: 1.75rem; padding: .625rem 1rem; font: inherit; font-weight: 600;
@@ -56,16 +58,20 @@ button {
 button:hover { background: var(--accent-dark); }
 a { color: var(--accent); text-underline-offset: .15em; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.hint { margin: .375rem 0 0; color: var(--quiet); font-size: .875rem; }
+.hint, .problem { margin: 0 0 .375rem; font-size: .875rem; }
+.hint { color: var(--quiet); }
+.problem { color: var(--bad); font-weight: 600; }
+button + .hint { margin: .75rem 0 0; text-align: center; }
 .note { margin: 1rem 0; padding: .75rem .875rem; border-radius: .5rem; font-size: .9375rem; }
 .bad { color: var(--bad); background: var(--bad-soft); }
 .good { color: var(--good); background: var(--good-soft); }
-.note p:last-child { margin: 0; }
+.note p, main > :last-child, form > :last-child { margin-bottom: 0; }
 .qr { display: block; width: 13rem; height: 13rem; margin: 1rem auto; background: #fff; border-radius: .625rem;
   border: 1px solid var(--line); image-rendering: pixelated; }
-.app { text-align: center; font-weight: 600; }
+.app { text-align: center; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .875rem; }
 p code { overflow-wrap: anywhere; }
+pre span { display: inline-block; max-width: 100%; }
 .secret { display: block; margin-top: .375rem; padding: .625rem .75rem; letter-spacing: .04em; user-select: all;
   background: var(--code); border: 1px solid var(--line); border-radius: .5rem; color: var(--text); }
 pre { margin: .5rem 0 1rem; padding: .75rem .875rem; background: var(--code); border: 1px solid var(--line);

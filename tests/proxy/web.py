@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
@@ -72,7 +73,7 @@ class FakeAPI:
 
     def _invite(self, method: str, token: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         if token not in self.invites:
-            raise NotFound("this link is unknown, over, or was used already; ask for another one")
+            raise NotFound("this link was used already")
         if method == "GET":
             otp = {"secret": SECRET, "uri": f"otpauth://totp/Teleport:{self.user}@example?secret={SECRET}&issuer=x"}
             return {
@@ -123,11 +124,17 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data if "title" not in self.open else ""
+        self.text += " " + data if "title" not in self.open else ""
 
     def find(self, tag: str, **attributes: str) -> list[dict[str, str]]:
         """The tags of a name with these attributes."""
         return [has for name, has in self.tags if name == tag and attributes.items() <= has.items()]
+
+    @property
+    def secret(self) -> str:
+        """The key that somebody types into an app."""
+        (found,) = re.findall(r"\b[A-Z2-7]{32}\b", self.text)
+        return str(found)
 
     @property
     def values(self) -> dict[str, str]:

@@ -228,10 +228,12 @@ class Agent(MultiService):
             await self._last_words()
         await self._shipper.stop()
         await self.api.close()
-        # A tunnel writes until it is drained: the close that the services ask for waits for that.
-        stopped = maybeDeferred(super().stopService)  # type: ignore[no-untyped-call]
         self.announcements.close()
         await gatherResults([tunnel.drain(STOP_SECONDS) for tunnel in self._tunnels])
+        stopped = maybeDeferred(super().stopService)
+        # One that was dialled again meanwhile writes on, and the close that its service asks for waits for that.
+        for tunnel in list(self._tunnels):
+            tunnel.close()
         await stopped
         self._spool.close()
 

@@ -43,22 +43,22 @@ class Policy:
 
     def apply(self, answer: Mapping[str, Any]) -> None:
         """Take over what a watch answered; with ``reset`` it is all there is."""
-        if answer.get("reset"):
-            self._roles.clear()
+        roles = {} if answer.get("reset") else dict(self._roles)
         for change in answer.get("changes", ()):
             if change.get("kind") != "role":
                 continue
             name = change["name"]
             if change["type"] == "delete":
-                self._roles.pop(name, None)
+                roles.pop(name, None)
                 continue
             try:
-                self._roles[name] = parse_role(change["resource"], where=f"role/{name}")
+                roles[name] = parse_role(change["resource"], where=f"role/{name}")
             except TeleportDBError as error:
                 # A role that cannot be read allows nothing; its denials are missed, so nobody may use it.
                 log.error("role {name} cannot be read and is not used: {error}", name=name, error=error)
-                self._roles.pop(name, None)
-        self._heard = True
+                roles.pop(name, None)
+        # All of it or nothing: an answer that breaks off in the middle leaves what was known.
+        self._roles, self._heard = roles, True
 
     def roles(self, names: Sequence[str]) -> list[Role]:
         """The roles of these names.
@@ -85,6 +85,7 @@ class PolicyWatch:
     """Keeps a policy current.
 
     :param call: the API client's ``call``.
+    :param heard: called once, when the policy is known for the first time.
     :param uniform: ``random.uniform``, for the jitter.
     """
 
@@ -94,11 +95,13 @@ class PolicyWatch:
         call: Call,
         *,
         clock: IReactorTime,
+        heard: Callable[[], None] = lambda: None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._policy = policy
         self._call = call
         self._clock = clock
+        self._heard = heard
         self._uniform = uniform
         self._running: Deferred[None] | None = None
 
@@ -112,6 +115,12 @@ class PolicyWatch:
         if self._running is not None:
             self._running.cancel()
 
+    def retry_now(self) -> None:
+        """Auth can be reached again: do not wait for the rest of the delay."""
+        if self._running is not None:
+            self.stop()
+            self.start()
+
     async def _watch(self) -> None:
         since: int | None = None
         wait = RETRY_SECONDS[0]
@@ -121,7 +130,10 @@ class PolicyWatch:
                 query |= {"since": since, "timeout": POLL_SECONDS}
             try:
                 answer = await self._call("GET", "/v1/watch", query=query, timeout=POLL_SECONDS + 15.0)
+                first = not self._policy.heard
                 self._policy.apply(answer)
+                if first:
+                    self._heard()
                 since, wait = int(answer["revision"]), RETRY_SECONDS[0]
             except CancelledError:
                 raise

@@ -62,6 +62,11 @@ class Announcements:
         for transport in self._listeners:
             transport.write(self._frame())
 
+    def close(self) -> None:
+        """Say no more: the streams end, and with them what keeps a tunnel from draining."""
+        for transport in list(self._listeners):
+            transport.loseConnection()
+
     def _frame(self) -> bytes:
         return encode_frame({"databases": sorted(self._names())})
 

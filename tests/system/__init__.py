@@ -1,0 +1,1 @@
+"""The system as people run it: processes, PostgreSQL, psql, loopback."""

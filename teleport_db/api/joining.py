@@ -20,13 +20,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-from cryptography import x509
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from teleport_db.api.client import APIClient
-from teleport_db.certs.keys import spki_pin
+from teleport_db.certs.keys import load_certificates, pem, spki_pin
 from teleport_db.certs.tls import client_context
-from teleport_db.errors import AuthenticationFailed, ConnectionTrouble, TeleportDBError
+from teleport_db.errors import AuthenticationFailed, ConfigError, ConnectionTrouble, TeleportDBError
 from teleport_db.net.tlslayer import TLSClientEndpoint
 
 ALPN_JOIN = "teleport-join"
@@ -71,15 +70,20 @@ async def find_cluster(door: Door, *, pins: Sequence[str], insecure: bool, react
                 "give --ca-pin=sha256:... (tctl status prints it), or --insecure on a network you trust"
             ) from error
     try:
-        cluster = Cluster(name=answer["cluster"], host_ca=answer["host"].encode())
-        pin = spki_pin(x509.load_pem_x509_certificate(cluster.host_ca))
-    except (KeyError, ValueError, AttributeError) as error:
+        name, certificates = answer["cluster"], load_certificates(answer["host"].encode())
+    except (KeyError, AttributeError, ConfigError) as error:
         raise ConnectionTrouble(f"{door.address} does not answer as a cluster does") from error
-    if pins and pin not in pins:
-        raise AuthenticationFailed(
-            f"the CA of {door.address} has the pin {pin}, not {' or '.join(pins)}; is it the right cluster?"
-        )
-    return cluster
+    if not isinstance(name, str):
+        raise ConnectionTrouble(f"{door.address} does not answer as a cluster does")
+    if pins:
+        # Only what a pin vouches for is trusted: behind the right certificate anybody may put his own.
+        found = [spki_pin(certificate) for certificate in certificates]
+        certificates = [certificate for certificate in certificates if spki_pin(certificate) in pins]
+        if not certificates:
+            raise AuthenticationFailed(
+                f"the CA of {door.address} has the pin {found[0]}, not {' or '.join(pins)}; is it the right cluster?"
+            )
+    return Cluster(name=name, host_ca=b"".join(map(pem, certificates)))
 
 
 async def join(

@@ -18,8 +18,14 @@ from typing import Any
 
 import attrs
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -34,6 +40,9 @@ from teleport_db.pgwire.messages import cancel_request
 #: Seconds a database has for TLS and login together.
 LOGIN_SECONDS = 15.0
 
+#: Characters of a database's own words that are kept for the logs.
+MAX_WORDS = 1024
+
 
 class DatabaseRefused(TeleportDBError):
     """The database itself said no, in its own words.
@@ -46,7 +55,9 @@ class DatabaseRefused(TeleportDBError):
     code = "database_refused"
 
     def __init__(self, fields: dict[str, str], raw: bytes) -> None:
-        super().__init__(fields.get("M", "the database refused the connection"))
+        # Its words go to the client as they came; here they are on their way to logs, where a line stays a line.
+        words = fields.get("M") or "the database refused the connection"
+        super().__init__("".join(c if c.isprintable() else " " for c in words[:MAX_WORDS]))
         self.fields = fields
         self.raw = raw
 
@@ -138,6 +149,7 @@ class Backend(Protocol):
         self._greeting = bytearray()
         self._forward: Callable[[bytes], Any] | None = None
         self._early = b""
+        self._timer: IDelayedCall | None = None
         self.lost: Callable[[Failure], None] | None = None
         self.reason: Failure | None = None
 
@@ -157,6 +169,15 @@ class Backend(Protocol):
             forward(early)
         if self.reason is not None:
             lost(self.reason)
+
+    def close(self, clock: IReactorTime, seconds: float) -> None:
+        """Close after what was written, and abort when the database does not take it in so many seconds."""
+        self.lost = None
+        transport: Any = self.transport
+        transport.unregisterProducer()
+        transport.loseConnection()
+        if self.reason is None and self._timer is None:
+            self._timer = clock.callLater(seconds, transport.abortConnection)
 
     def dataReceived(self, data: bytes) -> None:
         if self._forward is not None:
@@ -196,6 +217,8 @@ class Backend(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.reason = reason
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
         if self._done is not None:
             self._finish().errback(DatabaseUnreachable("the database closed the connection during the login"))
         elif self.lost is not None:
@@ -254,4 +277,4 @@ async def send_cancel(
     backend = await open_backend(endpoint, credentials, service=service, host=host, clock=clock)
     assert backend.transport is not None
     backend.transport.write(cancel_request(*key))
-    backend.transport.loseConnection()
+    backend.close(clock, LOGIN_SECONDS)

@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -29,7 +29,7 @@ from teleport_db.certs.tls import peer_identity
 from teleport_db.config.model import Database
 from teleport_db.db.backend import LOGIN_SECONDS, Backend, DatabaseRefused, LoggedIn, open_backend, send_cancel
 from teleport_db.db.policy import Policy
-from teleport_db.db.relay import FrontendRelay
+from teleport_db.db.relay import BackendRelay, FrontendRelay
 from teleport_db.errors import (
     AccessDenied,
     AuditUnavailable,
@@ -48,6 +48,15 @@ from teleport_db.pgwire.startup import Opening, Startup, StartupMessage
 from teleport_db.tunnel.header import CancelHeader, SessionHeader
 
 log = Logger()
+
+#: Seconds from the header until the StartupMessage must be there.
+OPENING_SECONDS = 10.0
+
+#: Seconds that either side of a session which is over gets to take what was written to it.
+CLOSING_SECONDS = 30.0
+
+#: Bytes of the client that are kept while its login is under way; then it is not read any more.
+MAX_EARLY = 65536
 
 
 @attrs.frozen
@@ -106,15 +115,22 @@ class Session:
         self._closed = closed
         self._opening = Opening(encrypted=True)
         self._receiver: Callable[[bytes], None] = self._open
+        self._early: list[bytes] = []
+        self._identity: Identity | None = None
+        self._message: StartupMessage | None = None
         self._backend: Backend | None = None
         self._credentials: Credentials | None = None
         self._database: Database | None = None
         self._events: SessionEvents | None = None
         self._running: Deferred[None] | None = None
+        self._relayed: BackendRelay | None = None
+        self._cancelling: Deferred[None] | None = None
         self._started = False
         self._over = False
+        self._lost = False
         self._server_key: tuple[int, bytes] | None = None
         self._client_key: tuple[int, bytes] | None = None
+        self._timer: IDelayedCall | None = around.clock.callLater(OPENING_SECONDS, self._too_late)
 
     @property
     def id(self) -> str:
@@ -127,6 +143,15 @@ class Session:
 
     # Opening.
 
+    def _too_late(self) -> None:
+        self._timer = None
+        self._refuse(RemoteProtocolError(f"no startup message came within {OPENING_SECONDS:.0f} seconds"))
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
     def _open(self, data: bytes) -> None:
         try:
             events = self._opening.feed(data)
@@ -137,47 +162,57 @@ class Session:
             if not isinstance(event, Startup):
                 self._refuse(RemoteProtocolError("a stream begins with a StartupMessage"))
                 return
-            self._receiver = self._premature
-            self._transport.pauseProducing()
-            self._running = Deferred.fromCoroutine(self._run(event))
+            self._stop_timer()
+            self._message = event.message
+            self._receiver = self._hold
+            if event.rest:
+                self._hold(event.rest)
+            self._running = Deferred.fromCoroutine(self._run(event.message))
             self._running.addErrback(self._unexpected)
 
-    def _premature(self, data: bytes) -> None:
-        """The transport is paused; what still comes was under way, and no client sends before it is let in."""
-        self._refuse(RemoteProtocolError("the client sent messages before its login was over"))
+    def _hold(self, data: bytes) -> None:
+        """Keep what a client sends before it is let in.
 
-    async def _run(self, startup: Startup) -> None:
-        message = startup.message
-        identity: Identity | None = None
+        It is read on nevertheless: who reads nothing does not hear that the client has gone.
+        """
+        self._early.append(data)
+        if sum(map(len, self._early)) > MAX_EARLY:
+            self._transport.pauseProducing()
+
+    def _drop(self, data: bytes) -> None:
+        """After the end nothing is recorded any more, so nothing goes on."""
+
+    async def _run(self, message: StartupMessage) -> None:
         try:
-            identity, served = self._identify()
-            self._database = served.database
-            self._events = self._make_events(identity, message)
-            self._authorize(identity, served, message)
-            logged_in = await self._log_in(message)
-            self._begin(identity, message, logged_in, startup.rest)
-        except DatabaseRefused as error:
-            self._refuse(error, identity, message)
-        except CancelledError:
-            raise
+            self._identity = self._identify()
+            served = self._find(self._identity)
+            self._authorize(self._identity, served, message)
+            logged_in = await self._log_in(served.database, message)
+            self._begin(self._identity, message, logged_in)
         except TeleportDBError as error:
-            self._refuse(error, identity, message)
+            self._refuse(error)
 
-    def _identify(self) -> tuple[Identity, Served]:
-        """Whose session it is and to where, by the certificate alone."""
+    def _identify(self) -> Identity:
+        """Whose session it is, by the certificate alone."""
         around = self._around
         identity = peer_identity(
             self._header.certificate, user_ca=around.user_ca(), host_ca=None, now=around.clock.seconds()
         )
         route = identity.route
-        if identity.usage != "database" or route is None or route.cluster != around.cluster:
+        if identity.usage != "database" or route is None or {route.cluster, identity.cluster} != {around.cluster}:
             raise AuthenticationFailed(
                 "this certificate names no database service of this cluster; run: tsh db login NAME"
             )
-        served = around.served.get(route.service)
+        return identity
+
+    def _find(self, identity: Identity) -> Served:
+        """Where the certificate leads; only there."""
+        assert identity.route is not None
+        served = self._around.served.get(identity.route.service)
         if served is None:
-            raise NoSuchDatabase(f'this agent does not serve database service "{route.service}"')
-        return identity, served
+            raise NoSuchDatabase(f'this agent does not serve database service "{identity.route.service}"')
+        self._database = served.database
+        return served
 
     def _authorize(self, identity: Identity, served: Served, message: StartupMessage) -> None:
         """Decide on the names PostgreSQL will really use; raises AccessDenied."""
@@ -193,9 +228,8 @@ class Session:
         if not decision.allowed:
             raise AccessDenied(decision.public, reasons=decision.reasons)
 
-    async def _log_in(self, message: StartupMessage) -> LoggedIn:
-        database, around = self._database, self._around
-        assert database is not None
+    async def _log_in(self, database: Database, message: StartupMessage) -> LoggedIn:
+        around = self._around
         self._credentials = await around.credentials.credentials_for(database, message.user)
         self._backend = await open_backend(
             around.dial(database),
@@ -215,39 +249,62 @@ class Session:
                 f'database service "{database.name}" did not finish the login within {LOGIN_SECONDS:.0f} seconds'
             ) from error
 
-    def _begin(self, identity: Identity, message: StartupMessage, logged_in: LoggedIn, rest: bytes) -> None:
+    def _begin(self, identity: Identity, message: StartupMessage, logged_in: LoggedIn) -> None:
         """Record the start, let the client in, and relay."""
         assert self._backend is not None
-        assert self._events is not None
-        self._around.append(
-            [
-                self._events.start(
-                    self._around.clock.seconds(),
-                    success=True,
-                    client_address=self._header.client_address,
-                    roles=identity.roles,
-                    parameters=_readable(message),
-                )
-            ]
+        self._append(
+            lambda events, now: events.start(
+                now,
+                success=True,
+                client_address=self._header.client_address,
+                roles=identity.roles,
+                parameters=_readable(message),
+            )
         )
         self._started = True
         self._server_key, self._client_key = logged_in.server_key, logged_in.client_key
+        log.info(
+            "session {id} opened by {user} at {service}", id=self.id, user=identity.name, service=self._service_name
+        )
         backend: Any = self._backend.transport
         self._transport.write(logged_in.greeting)
         relay = FrontendRelay(record=self._record, forward=backend.write, failed=self._fail)
         self._receiver = relay.receive
         self._transport.registerProducer(backend, True)
         backend.registerProducer(self._transport, True)
-        self._backend.relay(self._transport.write, self._backend_lost)
-        if rest and not self._over:
-            relay.receive(rest)
+        self._relayed = BackendRelay(self._transport.write)
+        self._backend.relay(self._relayed.receive, self._backend_lost)
+        early, self._early = b"".join(self._early), []
+        if early and not self._over:
+            relay.receive(early)
         if not self._over:
             self._transport.resumeProducing()
-        log.info(
-            "session {id} opened by {user} at {service}", id=self.id, user=identity.name, service=self._database_name
-        )
 
     # While it runs.
+
+    @property
+    def _numbers(self) -> SessionEvents:
+        """Makes the session's events; first called when all that they say is known."""
+        if self._events is None:
+            self._events = self._make_events()
+        return self._events
+
+    def _append(self, make: Callable[[SessionEvents, float], Mapping[str, Any]], *, closing: bool = False) -> None:
+        """Record one event, or raise AuditUnavailable; its number is given back then."""
+        events = self._numbers
+        made = make(events, self._around.clock.seconds())
+        try:
+            self._around.append([made], closing=closing)
+        except BaseException:
+            events.withdraw()
+            raise
+
+    def _append_quietly(self, make: Callable[[SessionEvents, float], Mapping[str, Any]]) -> None:
+        """For what ends a session anyway: a spool that cannot be written is logged, nothing runs for it."""
+        try:
+            self._append(make, closing=True)
+        except AuditUnavailable as error:
+            log.error("an event of session {id} was not recorded: {detail}", id=self.id, detail=error.detail)
 
     def _record(self, statements: Sequence[Statement]) -> None:
         assert self._events is not None
@@ -256,21 +313,27 @@ class Session:
         made = [make(now, statement) for statement in statements]
         try:
             self._around.append(made)
-        except AuditUnavailable:
+        except BaseException:
             for _ in made:
                 self._events.withdraw()
             raise
 
     def cancel(self, header: CancelHeader) -> bool:
-        """Pass a cancel on if its key is this session's; constant time."""
+        """Pass a cancel on if its key is this session's; constant time.
+
+        One at a time: a second one while the first is under way would cancel nothing else.
+        """
         if self._client_key is None or self._over or header.pid != self._client_key[0]:
             return False
         if not hmac.compare_digest(header.secret, self._client_key[1]):
             return False
+        if self._cancelling is not None:
+            return True
+        log.info("session {id}: a cancel request from {peer}", id=self.id, peer=header.client_address)
         assert self._database is not None
         assert self._credentials is not None
         assert self._server_key is not None
-        sending = Deferred.fromCoroutine(
+        self._cancelling = Deferred.fromCoroutine(
             send_cancel(
                 self._around.dial(self._database),
                 self._credentials,
@@ -280,8 +343,15 @@ class Session:
                 clock=self._around.clock,
             )
         )
-        sending.addErrback(lambda reason: log.warn("a cancel failed: {reason}", reason=reason.getErrorMessage()))
+        self._cancelling.addErrback(self._cancel_failed).addCallback(self._cancel_done)
         return True
+
+    def _cancel_failed(self, reason: Failure) -> None:
+        if not self._over:
+            log.warn("a cancel of session {id} failed: {reason}", id=self.id, reason=reason.getErrorMessage())
+
+    def _cancel_done(self, _: None) -> None:
+        self._cancelling = None
 
     # Ending.
 
@@ -297,92 +367,103 @@ class Session:
         if self._over:
             return
         log.warn("session {id} ended: {error} {detail}", id=self.id, error=error, detail=error.detail)
-        if isinstance(error, MalformedMessage) and self._events is not None:
-            self._append_quietly([self._events.malformed(self._around.clock.seconds(), error.payload)])
-        self._transport.write(error_for(error))
+        if isinstance(error, MalformedMessage):
+            payload = error.payload
+            self._append_quietly(lambda events, now: events.malformed(now, payload))
+        self._tell(error_for(error))
         self._end(error.code)
 
-    def _refuse(
-        self, error: TeleportDBError, identity: Identity | None = None, message: StartupMessage | None = None
-    ) -> None:
+    def _tell(self, message: bytes) -> None:
+        """Write to the client, unless that would fall into the middle of what the database was saying."""
+        if self._relayed is None or self._relayed.between_messages:
+            self._transport.write(message)
+
+    def _refuse(self, error: TeleportDBError) -> None:
         """A session that never began: say so to the client and to the log."""
         if self._over:
             return
         log.info("session {id} refused: {error} {detail}", id=self.id, error=error, detail=error.detail)
-        events = self._events or self._make_events(identity, message)
-        reasons = getattr(error, "reasons", ())
-        self._append_quietly(
-            [
-                events.start(
-                    self._around.clock.seconds(),
-                    success=False,
-                    client_address=self._header.client_address,
-                    roles=identity.roles if identity else (),
-                    parameters=_readable(message) if message else {},
-                    error="; ".join(reasons) or error.public,
-                    message=error.public,
-                )
-            ]
-        )
+        self._record_failure(error.public, "; ".join(getattr(error, "reasons", ())))
         self._transport.write(error.raw if isinstance(error, DatabaseRefused) else error_for(error))
         self._end(error.code)
 
+    def _record_failure(self, told: str, reasons: str = "") -> None:
+        identity, message = self._identity, self._message
+        self._append_quietly(
+            lambda events, now: events.start(
+                now,
+                success=False,
+                client_address=self._header.client_address,
+                roles=identity.roles if identity else (),
+                parameters=_readable(message) if message else {},
+                error=reasons or told,
+                message=told,
+            )
+        )
+
     def _unexpected(self, reason: Failure) -> None:
-        if reason.check(CancelledError) or self._over:
+        """A fault of ours; or the end of the session has cancelled its opening, which is none."""
+        if self._over:
             return
         error_id = uuid.uuid4().hex[:12]
         log.failure("session {id} failed, error {error_id}", reason, id=self.id, error_id=error_id)
-        if self._events is not None and not self._started:
-            self._refuse(TeleportDBError(f"internal error, id {error_id}"))
-            return
-        self._transport.write(error_for(reason.value or TeleportDBError(), error_id=error_id))
-        self._end("internal")
+        error = TeleportDBError(f"internal error, id {error_id}; the operator of this cluster finds it in the log")
+        if self._started:
+            self._fail(error)
+        else:
+            self._refuse(error)
 
     def _backend_lost(self, reason: Failure) -> None:
         self._end("database closed the connection")
 
     def client_lost(self) -> None:
         """The client, or the way to it, is gone."""
+        self._lost = True
+        if self._over:
+            self._stop_timer()
+        elif not self._started and self._message is not None:
+            self._record_failure("the client closed the connection before it was let in")
         self._end("client closed the connection")
 
     def _end(self, reason: str) -> None:
         if self._over:
             return
         self._over = True
-        if self._started and self._events is not None:
-            self._append_quietly([self._events.end(self._around.clock.seconds(), reason)])
+        self._stop_timer()
+        self._receiver = self._drop
+        self._early.clear()
+        if self._started:
+            self._append_quietly(lambda events, now: events.end(now, reason))
+        for waiting in (self._running, self._cancelling):
+            if waiting is not None:
+                waiting.cancel()
         if self._backend is not None:
-            backend: Any = self._backend.transport
-            self._backend.lost = None
-            backend.unregisterProducer()
-            backend.loseConnection()
-        if self._running is not None:
-            self._running.cancel()
+            self._backend.close(self._around.clock, CLOSING_SECONDS)
         self._transport.unregisterProducer()
         self._transport.resumeProducing()
         self._transport.loseConnection()
+        if not self._lost:
+            self._timer = self._around.clock.callLater(CLOSING_SECONDS, self._cut_off)
         self._closed(self)
         log.info("session {id} closed: {reason}", id=self.id, reason=reason)
 
-    def _append_quietly(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """For what ends a session anyway: a spool that cannot be written is logged, nothing runs for it."""
-        try:
-            self._around.append(events, closing=True)
-        except AuditUnavailable as error:
-            log.error("an event of session {id} was not recorded: {detail}", id=self.id, detail=error.detail)
+    def _cut_off(self) -> None:
+        """The client did not take the last words in time."""
+        self._timer = None
+        self._transport.abortConnection()
 
     @property
-    def _database_name(self) -> str:
+    def _service_name(self) -> str:
         return self._database.name if self._database else ""
 
-    def _make_events(self, identity: Identity | None, message: StartupMessage | None) -> SessionEvents:
-        database = self._database
+    def _make_events(self) -> SessionEvents:
+        identity, message, database = self._identity, self._message, self._database
         return SessionEvents(
             cluster_name=self._around.cluster,
             server_id=self._around.server_id,
             sid=self._header.session_id,
             user=identity.name if identity else "",
-            db_service=database.name if database else "",
+            db_service=self._service_name,
             db_protocol=database.protocol if database else "postgres",
             db_uri=str(database.uri) if database else "",
             db_name=message.database if message else "",

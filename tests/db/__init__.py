@@ -1,0 +1,1 @@
+"""Tests of teleport_db.db."""

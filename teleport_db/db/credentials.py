@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from teleport_db.certs.keys import new_key, private_pem, public_pem
@@ -25,6 +26,9 @@ from teleport_db.interfaces import Credentials, ICredentialSource
 #: A certificate with less than this share of its life left is replaced before it is used again.
 RENEW_SHARE = 0.2
 
+#: Certificates kept at most; a role may allow any database user, and each has one of its own.
+MAX_KEPT = 1000
+
 Call = Callable[..., "Deferred[dict[str, Any]]"]
 
 
@@ -32,6 +36,26 @@ Call = Callable[..., "Deferred[dict[str, Any]]"]
 class _Kept:
     credentials: Credentials
     until: float
+
+
+class _Asked:
+    """A call under way, and who waits for it."""
+
+    fetching: Deferred[Any] | None = None
+
+    def __init__(self) -> None:
+        self.waiting: list[Deferred[Credentials]] = []
+
+    def join(self) -> Deferred[Credentials]:
+        one: Deferred[Credentials] = Deferred(self._leave)
+        self.waiting.append(one)
+        return one
+
+    def _leave(self, one: Deferred[Credentials]) -> None:
+        if one in self.waiting:
+            self.waiting.remove(one)
+        if not self.waiting and self.fetching is not None:
+            self.fetching.cancel()
 
 
 @implementer(ICredentialSource)
@@ -46,31 +70,39 @@ class CertificateCredentials:
         self._call = call
         self._clock = clock
         self._read_file = read_file
+        #: The longest unused first.
         self._kept: dict[tuple[str, str], _Kept] = {}
-        self._asked: dict[tuple[str, str], list[Deferred[Credentials]]] = {}
+        self._asked: dict[tuple[str, str], _Asked] = {}
 
     def credentials_for(self, database: Database, user: str) -> Deferred[Credentials]:
-        return Deferred.fromCoroutine(self._credentials(database, user))
-
-    async def _credentials(self, database: Database, user: str) -> Credentials:
+        """Sessions that want the same at once share one call; it is cancelled when none of them waits any more."""
         name = (database.name, user)
-        kept = self._kept.get(name)
+        kept = self._kept.pop(name, None)
         if kept is not None and self._clock.seconds() < kept.until:
-            return kept.credentials
-        if name in self._asked:
-            waiting: Deferred[Credentials] = Deferred()
-            self._asked[name].append(waiting)
-            return await waiting
-        self._asked[name] = []
-        try:
-            kept = self._kept[name] = await self._fetch(database, user)
-        except BaseException as error:
-            for waiting in self._asked.pop(name):
-                waiting.errback(error)
-            raise
-        for waiting in self._asked.pop(name):
-            waiting.callback(kept.credentials)
-        return kept.credentials
+            self._kept[name] = kept
+            return succeed(kept.credentials)
+        asked = self._asked.get(name)
+        if asked is None:
+            asked = self._asked[name] = _Asked()
+            waiting = asked.join()
+            asked.fetching = Deferred.fromCoroutine(self._fetch(database, user))
+            asked.fetching.addBoth(self._fetched, name, asked)
+            return waiting
+        return asked.join()
+
+    def _fetched(self, result: _Kept | Failure, name: tuple[str, str], asked: _Asked) -> None:
+        if self._asked.get(name) is asked:
+            del self._asked[name]
+        if not isinstance(result, Failure):
+            self._kept[name] = result
+            while len(self._kept) > MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
+        waiting, asked.waiting = asked.waiting, []
+        for one in waiting:
+            if isinstance(result, Failure):
+                one.errback(result)
+            else:
+                one.callback(result.credentials)
 
     async def _fetch(self, database: Database, user: str) -> _Kept:
         key = new_key()

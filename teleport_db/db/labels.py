@@ -64,7 +64,7 @@ class DynamicLabels:
     def _refresh(self, name: str, label: DynamicLabel) -> Deferred[None]:
         def printed(output: bytes) -> None:
             value = output.decode("utf-8", "replace").strip()[:MAX_VALUE]
-            if value != self.values.get(name):
+            if self._loops and value and value != self.values.get(name):
                 self.values[name] = value
                 self._changed()
 

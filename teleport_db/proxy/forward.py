@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,12 +20,20 @@ from zope.interface import implementer
 
 log = Logger()
 
+#: Seconds either end gets to take what was written to it, once the other is gone.
+CLOSING_SECONDS = 30.0
+
 
 @implementer(IHalfCloseableProtocol)
 class Side(Protocol):
-    """One end of a pair; what comes in here goes out at the other."""
+    """One end of a pair; what comes in here goes out at the other.
 
-    def __init__(self) -> None:
+    :param clock: limits the time this end has to take its last bytes; None leaves that to the transport.
+    """
+
+    def __init__(self, clock: IReactorTime | None = None) -> None:
+        self.clock = clock
+        self._closing: IDelayedCall | None = None
         self.other: Side | None = None
         self.reason: Failure | None = None
         self._early: list[bytes] = []
@@ -55,8 +63,15 @@ class Side(Protocol):
         if reason.check(ConnectionDone):
             transport.unregisterProducer()
             transport.loseConnection()
+            self.limit_closing()
         else:
             transport.abortConnection()
+
+    def limit_closing(self) -> None:
+        """A peer that does not take the last bytes is not waited for."""
+        if self.clock is not None and self._closing is None and self.reason is None:
+            transport: Any = self.transport
+            self._closing = self.clock.callLater(CLOSING_SECONDS, transport.abortConnection)
 
     def readConnectionLost(self) -> None:
         transport: Any = self.transport if self.other is None else self.other.transport
@@ -71,6 +86,8 @@ class Side(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.reason = reason
+        if self._closing is not None and self._closing.active():
+            self._closing.cancel()
         if self.other is not None and self.other.reason is None:
             self.other.end(reason)
 
@@ -93,6 +110,7 @@ class Forwarder(Side):
         transport.pauseProducing()
         self._connecting = self._endpoint.connect(Factory.forProtocol(Side))
         self._connecting.addCallbacks(self._made, self._failed)
+        self._connecting.addErrback(lambda reason: log.failure("a stream could not be forwarded", reason))
 
     def _made(self, other: Side) -> None:
         self._connecting = None

@@ -18,22 +18,22 @@ from __future__ import annotations
 import hmac
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from teleport_db.certs.tls import peer_identity
-from teleport_db.errors import AgentOffline, AuthenticationFailed, TeleportDBError
+from teleport_db.errors import AgentOffline, AuthenticationFailed, LimitExceeded, TeleportDBError
 from teleport_db.identity import DatabaseRoute, Identity
 from teleport_db.interfaces import IRouter
 from teleport_db.pgwire.messages import error_for
-from teleport_db.pgwire.startup import Cancel, Opening, Reply, StartTLS, Startup
+from teleport_db.pgwire.startup import Cancel, Opening, Reply, StartTLS, Startup, StartupMessage
 from teleport_db.proxy.forward import Side
 from teleport_db.tunnel.header import CancelHeader, SessionHeader, encode_header
 
@@ -44,6 +44,15 @@ CANCEL_SECONDS = 10.0
 
 #: Seconds to open a stream to an agent and its TLS, before the next agent is tried.
 STREAM_SECONDS = 10.0
+
+#: Seconds an agent has to answer: longer than it waits for auth, the database's TLS and its login together.
+ANSWER_SECONDS = 90.0
+
+#: Bytes of a client that are kept while its agent has not answered; then it is not read any more.
+MAX_EARLY = 65536
+
+#: Refusals of clients without any certificate that reach the audit log, a minute: they may be anybody's.
+STRANGERS_A_MINUTE = 60
 
 
 @attrs.frozen
@@ -100,6 +109,23 @@ class Sessions:
         return endpoint
 
 
+@attrs.define
+class Allowance:
+    """So many a minute."""
+
+    most: int
+    _minute: float = -1.0
+    _used: int = 0
+
+    def take(self, now: float) -> bool:
+        """Whether there is one left."""
+        minute = now // 60
+        if minute != self._minute:
+            self._minute, self._used = minute, 0
+        self._used += 1
+        return self._used <= self.most
+
+
 @attrs.frozen
 class Gateway:
     """What all PostgreSQL connections of a proxy share.
@@ -114,6 +140,7 @@ class Gateway:
     user_ca: Callable[[], bytes]
     refused: Callable[[Refusal], None]
     clock: IReactorTime
+    strangers: Allowance = attrs.field(factory=lambda: Allowance(STRANGERS_A_MINUTE))
 
     def identify(self, certificate: bytes | None) -> tuple[Identity, DatabaseRoute]:
         """Who holds this certificate and where it leads; AuthenticationFailed with words for psql."""
@@ -154,38 +181,49 @@ class _Canceller(Protocol):
 class AgentSide(Side):
     """The agent's end of a session, until its first byte only on trial."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.answered: Deferred[None] | None = Deferred()
+    def __init__(self, clock: IReactorTime) -> None:
+        super().__init__(clock)
+        self.answered: Deferred[None] = Deferred(self._given_up)
+        self._heard = False
+
+    def _given_up(self, answered: Deferred[None]) -> None:
+        self._heard = True
+        answered.errback(CancelledError())
+        transport: Any = self.transport
+        transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data)
-        if self.answered is not None:
-            answered, self.answered = self.answered, None
-            answered.callback(None)
+        if not self._heard:
+            self._heard = True
+            self.answered.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        if self.answered is not None:
-            answered, self.answered = self.answered, None
-            answered.errback(reason)
+        if not self._heard:
+            self._heard = True
+            self.answered.errback(reason)
 
 
 class PostgresFrontend(Side):
-    """One client above its TLS (or, for what it says first, instead of it)."""
+    """One client above its TLS."""
 
     def __init__(self, gateway: Gateway, address: IAddress, settled: Callable[[], None]) -> None:
-        super().__init__()
+        super().__init__(gateway.clock)
         self._gateway = gateway
         self._address = address
         self._settled = settled
         self._opening: Opening | None = Opening(encrypted=True)
         self._running: Deferred[None] | None = None
+        self._refused = False
+        self._about: dict[str, str] = {}
         self._pid = 0
 
     def dataReceived(self, data: bytes) -> None:
         if self._opening is None:
             super().dataReceived(data)
+            if self.other is None:
+                self._early_data()
             return
         transport: Any = self.transport
         try:
@@ -198,94 +236,108 @@ class PostgresFrontend(Side):
                 case Startup():
                     self._opening = None
                     self._settled()
-                    transport.pauseProducing()
-                    self._running = Deferred.fromCoroutine(self._run(event))
+                    if event.rest:
+                        self.dataReceived(event.rest)
+                    self._running = Deferred.fromCoroutine(self._run(event.message))
                     self._running.addErrback(self._unexpected)
                 case Cancel():
                     self._gateway.cancel(self._address, event.pid, event.secret)
                     transport.loseConnection()
-                case Reply():
-                    transport.write(event.data)
-                case StartTLS():
+                case Reply() | StartTLS():
                     transport.loseConnection()
 
-    async def _run(self, startup: Startup) -> None:
-        session_id = str(uuid.uuid4())
-        about: dict[str, str] = {}
+    def _early_data(self) -> None:
+        """The client is read on while its agent has not answered, so that it is noticed when it goes away."""
+        if sum(map(len, self._early)) > MAX_EARLY:
+            transport: Any = self.transport
+            transport.pauseProducing()
+
+    async def _run(self, message: StartupMessage) -> None:
         try:
-            # The same text everywhere a name of the client appears: the agent decides on its own reading.
-            about = {"database_user": startup.message.user, "database_name": startup.message.database}
+            # For the audit log only: the agent decides on its own reading.
+            self._about = {"database_user": message.user, "database_name": message.database}
             transport: Any = self.transport
             identity, route = self._gateway.identify(transport.peer_certificate)
-            about |= {"user": identity.name, "service": route.service}
-            await self._open(startup, route, transport.peer_certificate, session_id)
+            self._about |= {"user": identity.name, "service": route.service}
+            await self._open(message, route, transport.peer_certificate)
         except TeleportDBError as error:
-            self._refuse(error, session_id, about)
+            self._refuse(error)
 
-    async def _open(self, startup: Startup, route: DatabaseRoute, certificate: bytes, session_id: str) -> None:
+    async def _open(self, message: StartupMessage, route: DatabaseRoute, certificate: bytes) -> None:
         """Try the service's agents until one answers."""
-        sessions = self._gateway.sessions
+        sessions, clock = self._gateway.sessions, self._gateway.clock
         endpoints = self._gateway.router.endpoints_for(route)
         self._pid, secret = sessions.new_key()
-        header = SessionHeader(
-            certificate=certificate,
-            client_address=format_address(self._address),
-            session_id=session_id,
-            pid=self._pid,
-            secret=secret,
-        )
-        transport: Any = self.transport
+        full = 0
         for endpoint in endpoints:
             try:
-                agent: Any = await endpoint.connect(Factory.forProtocol(AgentSide)).addTimeout(
-                    STREAM_SECONDS, self._gateway.clock
-                )
+                connecting = endpoint.connect(Factory.forProtocol(lambda: AgentSide(clock)))
+                agent: Any = await connecting.addTimeout(STREAM_SECONDS, clock)
+            except CancelledError:
+                raise
             except Exception as error:
-                if self.reason is not None:
-                    return
+                full += isinstance(error, LimitExceeded)
                 log.warn("an agent could not be reached: {error}", error=error)
                 continue
-            if self.reason is not None:
-                _end(agent)
-                return
             sessions.bind(self._pid, endpoint)
-            _send(agent, encode_header(header) + startup.message.raw + startup.rest)
-            answered = agent.answered
-            assert answered is not None
+            # An id for each attempt: an agent that is lost may have recorded a start under the last one.
+            header = SessionHeader(
+                certificate=certificate,
+                client_address=format_address(self._address),
+                session_id=str(uuid.uuid4()),
+                pid=self._pid,
+                secret=secret,
+            )
+            _send(agent, encode_header(header) + message.raw)
             try:
-                await answered
+                await agent.answered.addTimeout(ANSWER_SECONDS, clock)
             except CancelledError:
-                _end(agent)
-                return
+                raise
+            except TimeoutError:
+                raise AgentOffline(
+                    f'the agent of database service "{route.service}" did not answer '
+                    f"within {ANSWER_SECONDS:.0f} seconds; try again, or ask who runs it"
+                ) from None
             except Exception as error:
                 log.warn("an agent was lost before it answered: {error}", error=error)
                 continue
             self.join(agent)
+            transport: Any = self.transport
             transport.resumeProducing()
             return
+        if full and full == len(endpoints):
+            raise LimitExceeded(f'every agent of database service "{route.service}" is at its limit of sessions')
         raise AgentOffline(f'no agent of database service "{route.service}" could be reached; try again in a moment')
 
-    def _refuse(self, error: TeleportDBError, session_id: str = "", about: Mapping[str, str] | None = None) -> None:
-        """Tell the client in PostgreSQL's words, and the audit log."""
+    def _refuse(self, error: TeleportDBError) -> None:
+        """Tell the client in PostgreSQL's words, and the audit log; once."""
         transport: Any = self.transport
+        if self._refused or self.reason is not None:
+            return
+        self._refused = True
         transport.write(error_for(error))
         transport.loseConnection()
+        self.limit_closing()
+        if transport.peer_certificate is None and not self._gateway.strangers.take(self._gateway.clock.seconds()):
+            log.info("connection from {peer} refused: {error}", peer=self._address, error=error)
+            return
         refusal = Refusal(
             error=error,
-            session_id=session_id or str(uuid.uuid4()),
+            session_id=str(uuid.uuid4()),
             client_address=format_address(self._address),
-            **(about or {}),
+            **self._about,
         )
         self._gateway.refused(refusal)
 
     def _unexpected(self, reason: Failure) -> None:
-        if reason.check(CancelledError):
+        """A fault of ours; or the client has gone and cancelled its opening, which is none."""
+        if self.reason is not None:
             return
         error_id = uuid.uuid4().hex[:12]
-        log.failure("session failed, id {error_id}", reason, error_id=error_id)
-        transport: Any = self.transport
-        transport.write(error_for(reason.value or TeleportDBError(), error_id=error_id))
-        transport.loseConnection()
+        log.failure("a session could not be opened, id {error_id}", reason, error_id=error_id)
+        self._refuse(
+            TeleportDBError(f"internal error, id {error_id}; the operator of this cluster finds it in the log")
+        )
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
@@ -297,11 +349,6 @@ class PostgresFrontend(Side):
 def _send(side: Side, data: bytes) -> None:
     transport: Any = side.transport
     transport.write(data)
-
-
-def _end(side: Side) -> None:
-    transport: Any = side.transport
-    transport.abortConnection()
 
 
 def format_address(address: IAddress) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -35,6 +36,9 @@ log = Logger()
 #: Database services one agent may announce.
 MAX_SERVICES = 10000
 
+#: Names of services that are remembered when nobody serves them any more.
+MAX_KNOWN = 100_000
+
 
 @attrs.define(eq=False)
 class AgentLink:
@@ -48,8 +52,9 @@ class AgentLink:
 class _Control(Protocol):
     """Reads what an agent says it serves."""
 
-    def __init__(self, told: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, told: Callable[[dict[str, Any]], None], ended: Callable[[Failure], None]) -> None:
         self._told = told
+        self._ended = ended
         self._frames = FrameReader()
 
     def connectionMade(self) -> None:
@@ -64,8 +69,11 @@ class _Control(Protocol):
                 value = self._frames.feed(b"")
         except TeleportDBError as error:
             log.warn("an agent's announcement was refused: {error}", error=error)
-            assert self.transport is not None
-            self.transport.loseConnection()
+            transport: Any = self.transport
+            transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._ended(reason)
 
 
 @implementer(IRouter)
@@ -87,7 +95,8 @@ class Router:
         self._clock = clock
         self._shuffle = shuffle
         self._links: list[AgentLink] = []
-        self._known: set[str] = set()
+        #: Names that were ever served, the longest unheard of first.
+        self._known: dict[str, None] = {}
 
     @property
     def agents(self) -> int:
@@ -100,8 +109,17 @@ class Router:
         self._links.append(link)
         log.info("agent {host} connected", host=identity.name)
         self._endpoint(link).connect(
-            Factory.forProtocol(lambda: _Control(lambda said: self._announced(link, said)))
+            Factory.forProtocol(
+                lambda: _Control(lambda said: self._announced(link, said), lambda reason: self._silent(link, reason))
+            )
         ).addErrback(self._unasked, link)
+
+    def _silent(self, link: AgentLink, reason: Failure) -> None:
+        """It will not say any more what it serves: it is leaving, or else it shall dial again."""
+        link.services = frozenset()
+        if link in self._links and not reason.check(ConnectionDone):
+            log.warn("agent {host} does not say any more what it serves", host=link.identity.name)
+            link.tunnel.close()
 
     def _unasked(self, reason: Failure, link: AgentLink) -> None:
         if link in self._links:
@@ -129,28 +147,35 @@ class Router:
         names = said.get("databases")
         if not isinstance(names, list) or len(names) > MAX_SERVICES or not all(isinstance(name, str) for name in names):
             raise RemoteProtocolError("an announcement is a list of names")
-        allowed = frozenset(names) if link.identity.scope is None else frozenset(names) & frozenset(link.identity.scope)
-        if len(allowed) < len(names):
+        announced = frozenset(names)
+        allowed = announced if link.identity.scope is None else announced & frozenset(link.identity.scope)
+        if allowed != announced:
             log.warn("agent {host} announced databases its token was not made for", host=link.identity.name)
         link.services = allowed
         if link in self._links:
-            self._known |= allowed
-        log.info("agent {host} serves {names}", host=link.identity.name, names=sorted(allowed))
+            self._remember(allowed)
+        log.info("agent {host} serves {count} databases", host=link.identity.name, count=len(allowed))
+
+    def _remember(self, names: frozenset[str]) -> None:
+        for name in names:
+            self._known.pop(name, None)
+            self._known[name] = None
+        while len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]
 
     def endpoints_for(self, route: DatabaseRoute) -> list[IStreamClientEndpoint]:
-        links = [link for link in self._links if route.service in link.services]
+        links = [link for link in self._links if route.service in link.services and link.tunnel.usable]
         if not links:
             if route.service in self._known:
                 raise AgentOffline(
                     f'no agent of database service "{route.service}" is connected; try again, or ask who runs it'
                 )
             raise NoSuchDatabase(f'there is no database service "{route.service}"; see: tsh db ls')
-        self._shuffle(links)
-        return [self._endpoint(link) for link in links]
-
-    def endpoint_of(self, host_id: str) -> IStreamClientEndpoint | None:
-        """The agent with this id, or None while it is not connected."""
-        return next((self._endpoint(link) for link in self._links if link.identity.name == host_id), None)
+        # Of two tunnels of one agent the older one may be dead and not yet found to be.
+        newest = list({link.identity.name: link for link in links}.values())
+        older = [link for link in links if link not in newest]
+        self._shuffle(newest)
+        return [self._endpoint(link) for link in [*newest, *older]]
 
     def _endpoint(self, link: AgentLink) -> AgentEndpoint:
         name = agent_name(link.identity.name, link.identity.cluster)

@@ -52,7 +52,8 @@ class Door:
     """What stands behind an ALPN name.
 
     :param build: makes the protocol that speaks above TLS, or None to hang up.  It gets a function to
-        call once the peer has said who it is: until then the connection's time is counted.
+        call once the peer has said who it is: until then the connection and its time are counted.  Behind
+        a door with TLS that counts from the end of the handshake on, whenever it is called.
     :param context: makes or gives the TLS context; None forwards the bytes untouched to the protocol.
     """
 
@@ -81,8 +82,11 @@ class Sniffer(Protocol):
         self._opening = Opening(encrypted=False)
         self._next: IProtocol | None = None
         self._timer: IDelayedCall | None = None
+        self._shaking = False
+        self._said = False
 
     def connectionMade(self) -> None:
+        self._doors.unsettled(self._address)
         self._timer = self._doors.clock.callLater(OPENING_SECONDS, self._too_late)
 
     def _too_late(self) -> None:
@@ -93,10 +97,21 @@ class Sniffer(Protocol):
 
     def settled(self) -> None:
         """The peer has said who it is; its time is no longer counted."""
+        self._said = True
+        if not self._shaking:
+            self._settle()
+
+    def _settle(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
             self._doors.settled(self._address)
+
+    def _shaken(self) -> None:
+        """The handshake is done; a ClientHello alone says nothing."""
+        self._shaking = False
+        if self._said:
+            self._settle()
 
     def dataReceived(self, data: bytes) -> None:
         if self._next is not None:
@@ -107,8 +122,15 @@ class Sniffer(Protocol):
         try:
             self._sniff(data)
         except TeleportDBError as error:
-            log.info("connection from {peer} refused: {error}", peer=self._address, error=error)
-            self._close()
+            self._refuse(error)
+
+    def _refuse(self, error: TeleportDBError) -> None:
+        log.info("connection from {peer} refused: {error}", peer=self._address, error=error)
+        if self._state is _State.POSTGRES:
+            # It speaks PostgreSQL, and in the clear as yet: it may read why.
+            assert self.transport is not None
+            self.transport.write(error_for(error))
+        self._close()
 
     def _sniff(self, data: bytes) -> None:
         if self._state is _State.UNKNOWN:
@@ -131,14 +153,11 @@ class Sniffer(Protocol):
                     self._doors.cancel(self._address, event.pid, event.secret)
                     self._close()
                 case Startup():
-                    self.transport.write(
-                        error_for(
-                            AuthenticationFailed(
-                                "this proxy accepts encrypted connections only: use sslmode=require or better"
-                            )
+                    self._refuse(
+                        AuthenticationFailed(
+                            "this proxy accepts encrypted connections only: use sslmode=require or better"
                         )
                     )
-                    self._close()
 
     def _hello(self, data: bytes) -> None:
         self._buffer += data
@@ -149,6 +168,7 @@ class Sniffer(Protocol):
             door = self._doors.postgres
         else:
             door = next((self._doors.doors[name] for name in hello.alpn if name in self._doors.doors), self._doors.web)
+        self._shaking = door.context is not None
         upper = door.build(self._address, self.settled)
         if upper is None:
             raise RemoteProtocolError("nobody is behind this door")
@@ -163,6 +183,7 @@ class Sniffer(Protocol):
                     clock=self._doors.clock,
                     timeout=OPENING_SECONDS,
                     failed=self._handshake_failed,
+                    connected=self._shaken,
                 )
             )
 
@@ -197,7 +218,7 @@ class Sniffer(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._state = _State.CLOSED
-        self.settled()
+        self._settle()
         if self._next is not None:
             self._next.connectionLost(reason)
 
@@ -231,12 +252,14 @@ class FrontDoor(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Sniffer | None:
         assert addr is not None
-        host = _host(addr)
-        count = self._unsettled.get(host, 0)
-        if count >= MAX_UNSETTLED_PER_ADDRESS:
+        if self._unsettled.get(_host(addr), 0) >= MAX_UNSETTLED_PER_ADDRESS:
             return None
-        self._unsettled[host] = count + 1
         return Sniffer(self, addr)
+
+    def unsettled(self, addr: IAddress) -> None:
+        """One more connection of this address has not yet said who it is."""
+        host = _host(addr)
+        self._unsettled[host] = self._unsettled.get(host, 0) + 1
 
     def settled(self, addr: IAddress) -> None:
         """One connection of this address has said who it is, or is gone."""

@@ -14,15 +14,12 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-import shlex
-from collections.abc import Callable, Coroutine, Mapping
-from datetime import datetime
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
 import attrs
-import segno
 from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -42,6 +39,7 @@ from teleport_db.errors import (
     TeleportDBError,
 )
 from teleport_db.net.answers import log_fault, routing_status
+from teleport_db.proxy import markup
 from teleport_db.proxy.style import ICON, STYLE, STYLE_VERSION
 
 log = Logger()
@@ -158,7 +156,7 @@ class Pages:
         elif status == 503:
             request.setHeader(b"retry-after", b"30")
             more = [tags.p("Wait a moment, then ", tags.a(href="")("try again"), ".")]
-        return self._page(title, _note("bad", text), *more, bad=True)
+        return self._page(title, markup.note("bad", text), *more, bad=True)
 
     def _page(self, title: str, *content: Tag | str, bad: bool = False) -> Tag:
         """A whole page around some content; what went wrong is said first, in the window's title."""
@@ -182,7 +180,7 @@ class Pages:
         return self._page(
             "Database access",
             tags.p("There is nothing to do in the browser: log in from a terminal."),
-            _commands(self.address, "YOUR-NAME"),
+            markup.commands(self.address, "YOUR-NAME"),
         )
 
     # Invites and resets.
@@ -217,8 +215,8 @@ class Pages:
         wrong = {field: problem}
         fields: list[Any] = [
             tags.input(type="hidden", name="csrf", value=self._csrf(request)),
-            *_field("username", "User", value=invite["user"], readonly="", autocomplete="username"),
-            *_field(
+            *markup.field("username", "User", value=invite["user"], readonly="", autocomplete="username"),
+            *markup.field(
                 "password",
                 choose,
                 hint=f"At least {MIN_PASSWORD} characters. A few random words are good and easy to type.",
@@ -229,7 +227,7 @@ class Pages:
                 required="",
                 problem=wrong.get("password", ""),
             ),
-            *_field(
+            *markup.field(
                 "password_again",
                 "Repeat the password",
                 type="password",
@@ -239,11 +237,11 @@ class Pages:
             ),
         ]
         if invite["otp"] is not None:
-            fields += _otp(invite, wrong.get("otp", ""))
-        fields += [tags.button(type="submit")(button), tags.p(class_="hint")(_until(invite["expires"]))]
+            fields += markup.second_factor(invite, wrong.get("otp", ""))
+        fields += [tags.button(type="submit")(button), tags.p(class_="hint")(markup.until(invite["expires"]))]
         content: list[Any] = [tags.p("To reach the databases of ", tags.strong(self.cluster), ".")]
         if problem:
-            content.append(_note("bad", problem))
+            content.append(markup.note("bad", problem))
         # The address is the one the form came from, whatever its query.
         content.append(tags.form(method="post", action=f"/web/{purpose}/{quote(token, safe='')}")(fields))
         return self._page(title, *content, bad=bool(problem))
@@ -278,82 +276,17 @@ class Pages:
             if error.status >= 500 or isinstance(error, LinkGone):
                 raise
             request.setResponseCode(error.status)
-            return await again(sentence(error.public), "otp" if "code" in error.public else "password")
+            field = "otp" if "code" in error.public else "password"
+            return await again(markup.sentence(error.public), field if isinstance(error, BadRequest) else "")
         return self._page(
             "You are all set",
-            _note("good", f"The password of {done['user']} is set."),
+            markup.note("good", f"The password of {done['user']} is set."),
             tags.p(
                 "Now log in from a terminal, with this password" + (" and the next code of your app:" if otp else ":")
             ),
-            _commands(self.address, done["user"]),
+            markup.commands(self.address, done["user"]),
             tags.p(class_="hint")("You can close this page."),
         )
-
-
-def _otp(invite: Mapping[str, Any], problem: str) -> list[Any]:
-    """The second half of the form: scan, then prove it."""
-    optional = invite["second_factor"] == "optional"
-    uri = str(invite["otp"]["uri"])
-    picture = segno.make(uri, error="m").svg_data_uri(border=4)
-    more = {} if optional else {"required": ""}
-    return [
-        tags.h2("Add your authenticator app" + (" (optional)" if optional else "")),
-        tags.p("Scan this picture with the app on your phone."),
-        tags.img(class_="qr", src=picture, alt="QR code for the authenticator app", width="208", height="208"),
-        tags.p(class_="app")("On that phone? ", tags.a(href=uri)("Open the app")),
-        tags.p(class_="hint")(
-            "Or type this key into the app:",
-            tags.code(class_="secret", id="otp-secret")(invite["otp"]["secret"]),
-        ),
-        *_field(
-            "otp",
-            "Code that the app shows now",
-            hint="Leave it empty to go without one." if optional else "",
-            inputmode="numeric",
-            autocomplete="one-time-code",
-            pattern="[0-9 ]*",
-            maxlength="12",
-            title="six digits",
-            problem=problem,
-            **more,
-        ),
-    ]
-
-
-def _field(name: str, label: str, *, hint: str = "", problem: str = "", **attributes: Any) -> list[Any]:
-    """A label, what is to know and what was wrong, and the field."""
-    identifier = name.replace("_", "-")
-    said = [(f"{identifier}-{kind}", kind, text) for kind, text in (("problem", problem), ("hint", hint)) if text]
-    if said:
-        attributes["aria-describedby"] = " ".join(told for told, _, _ in said)
-    if problem:
-        attributes["aria-invalid"] = "true"
-    return [
-        tags.label(for_=identifier)(label),
-        *(tags.p(class_=kind, id=told)(text) for told, kind, text in said),
-        tags.input(id=identifier, name=name, **attributes),
-    ]
-
-
-def _note(kind: str, text: str) -> Tag:
-    role = "alert" if kind == "bad" else "status"
-    return tags.div(class_=f"note {kind}", role=role)(tags.p(sentence(text)))
-
-
-def _commands(address: str, user: str) -> Tag:
-    options: list[Tag | str] = [tags.span(f"--proxy={address}"), " ", tags.span(f"--user={shlex.quote(user)}")]
-    return tags.pre(tags.code("tsh login ", *options, "\ntsh db ls"))
-
-
-def sentence(text: str) -> str:
-    """A line of an error as people write it on a page."""
-    line = text[:1].upper() + text[1:]
-    return line if line.endswith((".", "!", "?")) else line + "."
-
-
-def _until(expires: str) -> str:
-    moment = datetime.fromisoformat(expires)
-    return f"This link works once, until {moment:%H:%M} UTC on {moment.day} {moment:%B %Y}."
 
 
 def _read_form(request: Any) -> dict[str, str]:

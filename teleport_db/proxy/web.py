@@ -132,6 +132,7 @@ class Guard(Resource):
         self._refused = refused
 
     def render(self, request: Request) -> Any:
+        request.responseHeaders.removeHeader(b"server")
         for name, value in SECURITY_HEADERS.items():
             request.setHeader(name, value)
         try:

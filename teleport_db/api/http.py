@@ -79,6 +79,7 @@ def auth_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL:!PSK:!SRP")
     context.hostname_checks_common_name = False
     context.set_alpn_protocols([alpn])
     try:
@@ -189,7 +190,7 @@ class Client:
             raise ConnectionTrouble(f"{where} does not answer") from error
         except socket.gaierror as error:
             raise ConnectionTrouble(f"no address is known for the host {self.address[0]}: {error.strerror}") from error
-        except (http.client.BadStatusLine, ConnectionResetError, BrokenPipeError) as error:
+        except (ConnectionResetError, BrokenPipeError) as error:
             raise ConnectionTrouble(f"{where} closed the connection without an answer") from error
         except OSError as error:
             raise ConnectionTrouble(f"cannot connect to {where}: {error.strerror or error}") from error
@@ -200,6 +201,8 @@ class Client:
         if len(answer) > MAX_ANSWER:
             self.close()
             raise RemoteProtocolError(f"the answer of {where} is larger than {MAX_ANSWER >> 20} MiB")
+        if response.length:  # read(n) takes the end of a connection for the end of the answer
+            raise ConnectionTrouble(f"{where} broke off in the middle of its answer")
         return response.status, answer
 
     def _answer(self, status: int, answer: bytes) -> dict[str, Any]:

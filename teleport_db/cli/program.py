@@ -117,7 +117,9 @@ class Program:
             return 0
         declare, function = command.load()
         parser = self.parser(command, declare)
-        arguments = parser.parse_intermixed_args(list(rest))
+        # Only arguments that may be missing need the two passes, which import what parses nothing.
+        optional = any(not action.option_strings and action.nargs in {"?", "*", "+"} for action in parser._actions)
+        arguments = (parser.parse_intermixed_args if optional else parser.parse_args)(list(rest))
         arguments.program = self
         return function(arguments) or 0
 
@@ -145,10 +147,10 @@ class Program:
             at += 1
             if words in self.commands:
                 return self.commands[words], [*rest, *argv[at:]], words
-        if {"-h", "--help"} & set(rest) or (at == len(argv) and not words) or argv[at : at + 1] == ["help"]:
-            return None, [], words
         if "--version" in rest:
             return self.commands["version"], [], "version"
+        if {"-h", "--help"} & set(rest) or (at == len(argv) and not words) or argv[at : at + 1] == ["help"]:
+            return None, [], words
         known = ", ".join(sorted({name.removeprefix(words).split()[0] for name in self._below(words)}))
         said = f"unknown command {argv[at]!r}" if at < len(argv) else "a command is missing"
         prefix = f"{self.name} {words}".strip()

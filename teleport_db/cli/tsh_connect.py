@@ -96,7 +96,8 @@ def config(arguments: Arguments) -> None:
         facts,
         arguments.format,
         lambda: "\n".join(
-            f"{titles.get(fact, fact.capitalize()) + ':':<10}{clean(str(value))}" for fact, value in facts.items()
+            f"{titles.get(fact, fact.capitalize()) + ':':<10}{clean(str(value))}".rstrip()
+            for fact, value in facts.items()
         ),
     )
 

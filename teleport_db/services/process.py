@@ -208,6 +208,9 @@ def make_data_dir(path: str) -> None:
         ) from error
 
 
+#: Twisted's own modules that tell of every factory's start and stop.
+CHATTY = ("twisted.internet.protocol", "twisted.web.client")
+
 _LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warning": LogLevel.warn, "error": LogLevel.error}
 
 
@@ -229,7 +232,11 @@ def start_logging(config: Config) -> None:
                 ) from error
     observer: ILogObserver = (jsonFileLogObserver if settings.format == "json" else textFileLogObserver)(output)
     level = LogLevel.debug if config.debug else _LEVELS[settings.severity]
-    filtering = FilteringLogObserver(observer, [LogLevelFilterPredicate(defaultLogLevel=level)])
+    predicate = LogLevelFilterPredicate(defaultLogLevel=level)
+    if not config.debug:
+        for namespace in CHATTY:
+            predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
+    filtering = FilteringLogObserver(observer, [predicate])
     globalLogPublisher.addObserver(filtering)
 
 

@@ -21,6 +21,9 @@ import secrets
 import shlex
 import shutil
 import signal
+import socket
+import ssl
+import struct
 import subprocess
 import sys
 import time
@@ -31,6 +34,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyotp
 
+from teleport_db.pgwire.messages import SSL_REQUEST, parse_error
 from tests import postgres
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -492,3 +496,26 @@ def closing_on_failure(world: World) -> Any:
     except BaseException:
         world.close()
         raise
+
+
+def refusal(settings: Mapping[str, str], user: str, database: str, *, certificate: bool = True) -> dict[str, str]:
+    """Log in as libpq would, by hand; the fields of the ErrorResponse, none when the login was accepted.
+
+    psql prints the words of a refused connection only; this has its SQLSTATE.
+
+    :param settings: of the service file.
+    """
+    context = ssl.create_default_context(cafile=settings["sslrootcert"])
+    if certificate:
+        context.load_cert_chain(settings["sslcert"], settings["sslkey"])
+    parameters = b"".join(word.encode() + b"\0" for word in ("user", user, "database", database)) + b"\0"
+    startup = struct.pack("!ii", 8 + len(parameters), 196608) + parameters
+    with socket.create_connection(("localhost", int(settings["port"])), timeout=PATIENCE) as plain:
+        plain.sendall(SSL_REQUEST)
+        if plain.recv(1) != b"S":
+            raise AssertionError("no TLS")
+        with context.wrap_socket(plain, server_hostname="localhost") as secured, secured.makefile("rb") as stream:
+            secured.sendall(startup)
+            kind, length = struct.unpack("!ci", stream.read(5))
+            body = stream.read(length - 4)
+    return parse_error(body) if kind == b"E" else {}

@@ -125,7 +125,8 @@ def _told(token: str, life: int, roles: list[str], command: list[str]) -> str:
         "",
         f"Run this on the host that joins as {', '.join(roles)}:",
         "",
-        "> " + " \\\n   ".join(map(clean, command)),
+        # Without a prompt before it: it is there to be pasted.
+        "  " + " \\\n    ".join(map(clean, command)),
     ]
     if "db" in roles and not any(word.startswith("--db-name") for word in command):
         lines += ["", "and add --db-name, --db-protocol and --db-uri, or -c FILE, for the databases it serves."]

@@ -161,7 +161,7 @@ class GuideTests(SynchronousTestCase):
             f"--db-uri=localhost:{world.postgres.port}",
         )
         self.assertIn("This token will expire in 1h0m.", said.out)
-        printed = re.search(r"> (teleport start(?:.*\\\n)*.*)", said.out)
+        printed = re.search(r"  (teleport start(?:.*\\\n)*.*)", said.out)
         assert printed is not None, said.out
         words = shlex.split(printed.group(1).replace("\\\n", " "))
         agent = world.start("dynamic", *words, f"--data-dir={world.directory}/dynamic")

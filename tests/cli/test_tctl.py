@@ -152,7 +152,7 @@ class TokenTests(TctlTestCase):
         flags = ["--db-name=test", "--db-protocol=postgres", "--db-uri=db.example.com:5432"]
         said = self.succeeds(self.tctl("tokens", "add", "--type=db", *flags, "--ttl=5m"))
         pin = keys.spki_pin(self.cluster.host_ca.certificate)
-        command = said.partition("> ")[2].replace("\\\n", "").split()
+        command = said.partition("\n  ")[2].replace("\\\n", "").split()
         self.assertEqual(
             command,
             [

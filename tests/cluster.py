@@ -137,7 +137,7 @@ def agent_pair(name: str, server: bool, scope: tuple[str, ...] | None = None) ->
 
 
 @cache
-def _agent_serving(name: str) -> ssl.SSLContext:
+def agent_serving(name: str) -> ssl.SSLContext:
     return server_context(agent_pair(name, True), client_cas=[authority("host").certificate_pem], client_required=True)
 
 
@@ -147,12 +147,12 @@ def _to_agents(pair: KeyPair) -> ssl.SSLContext:
 
 
 @cache
-def _tunnel_client(pair: KeyPair) -> ssl.SSLContext:
+def tunnel_client(pair: KeyPair) -> ssl.SSLContext:
     return client_context(cas=[authority("host").certificate_pem], pair=pair, alpn=[ALPN_TUNNEL])
 
 
 @cache
-def _psql_context(pair: KeyPair | None, alpn: tuple[str, ...]) -> ssl.SSLContext:
+def psql_context(pair: KeyPair | None, alpn: tuple[str, ...]) -> ssl.SSLContext:
     return client_context(cas=[authority("host").certificate_pem], pair=pair, alpn=alpn)
 
 
@@ -211,7 +211,7 @@ class Client(Peer):
         alpn = (ALPN_POSTGRESQL,) if direct else ()
         self.tls = TLSLayer(
             self.above,
-            _psql_context(pair, alpn),
+            psql_context(pair, alpn),
             server_side=False,
             clock=cluster.clock,
             failed=self._failed,
@@ -510,13 +510,13 @@ class AgentRig:
                 announcements=self.announcements,
                 clock=self.cluster.clock,
             ),
-            lambda: _agent_serving(self.name),
+            lambda: agent_serving(self.name),
             self.cluster.clock,
         )
         return TunnelProtocol(client=True, clock=self.cluster.clock, accept=accept)
 
     def _dial(self) -> Wire:
-        context = _tunnel_client(self.pair)
+        context = tunnel_client(self.pair)
         return self.cluster.dial(
             TLSLayer(self.tunnel, context, server_side=False, clock=self.cluster.clock, server_hostname=None)
         )

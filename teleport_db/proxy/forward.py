@@ -48,12 +48,14 @@ class Side(Protocol):
     def join(self, other: Side) -> None:
         """Make a pair of two connected sides; what came early goes on first."""
         self.other, other.other = other, self
+        for here, there in ((self, other), (other, self)):
+            early, here._early = here._early, []
+            there.transport.writeSequence(early)  # type: ignore[union-attr]
+        # Only now: a transport that is gone already stops its producer, which would write nothing more.
         transports: tuple[Any, Any] = (self.transport, other.transport)
         transports[0].registerProducer(transports[1], True)
         transports[1].registerProducer(transports[0], True)
         for here, there in ((self, other), (other, self)):
-            early, here._early = here._early, []
-            there.transport.writeSequence(early)  # type: ignore[union-attr]
             if here.reason is not None:
                 there.end(here.reason)
 

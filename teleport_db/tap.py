@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +62,19 @@ class _Process(Service):
 
     def _not_ready(self, reason: Failure, reactor: Any) -> None:
         log.critical("teleport-db: {reason}", reason=explain(reason))
+        atexit.register(_end_in_failure)
         reactor.stop()
 
     def stopService(self) -> Deferred[None] | None:
         super().stopService()  # type: ignore[no-untyped-call]
         return self._teleport.stopService() if self._teleport is not None else None
+
+
+def _end_in_failure() -> None:
+    """twistd ends with 0 however its services fared; what supervises it has to learn of a failed start."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def makeService(options: Options) -> Service:

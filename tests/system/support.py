@@ -22,6 +22,7 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import ssl
 import struct
 import subprocess
@@ -34,6 +35,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyotp
 
+from teleport_db.certs.authority import Authority, AuthorityKind
 from teleport_db.pgwire.messages import SSL_REQUEST, parse_error
 from tests import postgres
 
@@ -165,6 +167,10 @@ class Process:
         until(lambda: self.code is not None, lambda: f"{self.name} to end:\n{self.said[-3000:]}")
         assert self.code is not None
         return self.code
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._popen.send_signal(number)
 
     def kill(self) -> None:
         """kill -9."""
@@ -405,6 +411,14 @@ class World:
         """``tctl status``."""
         found: dict[str, Any] = self.tctl("status", "--format=json").json()
         return found
+
+    def authority(self, kind: AuthorityKind) -> Authority:
+        """An authority of the cluster with its key, as only its data directory has it."""
+        path = self.directory / "data" / "storage" / "state.sqlite"
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as state:
+            ((text,),) = state.execute("SELECT value FROM items WHERE key = ?", (f"/authority/{kind}",))
+        value = json.loads(text)
+        return Authority.load(kind, value["certificate"].encode(), value["key"].encode())
 
     def until_served(self, *names: str, agents: int = 1) -> None:
         """Wait until auth knows these database services and the proxy has so many agents of each."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import time
+from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.certs.authority import Authority
 from teleport_db.certs.keys import new_key, pem, private_pem
+from teleport_db.identity import from_certificate
 from tests import postgres
 from tests.system.support import (
     STATIC_TOKEN,
@@ -224,16 +228,24 @@ class SessionTests(Case):
     def test_expired(self) -> None:
         """A certificate whose time has come is refused with words, not with a TLS alert."""
         world = self.world
-        robot = world.person("short-lived")
-        world.tctl("auth", "sign", "--format=file", "--user=alice", "--out=short.pem", "--ttl=4s", "--overwrite")
-        file = str(world.directory / "short.pem")
-        robot.tsh("--identity", file, "db", "login", "--db-user=alice", "--db-name=metrics", "aurora")
-        settings = robot.settings("aurora")
-        fields = until(lambda: refusal(settings, "alice", "metrics"), "the certificate to expire")
+        settings = self.alice.settings("aurora")
+        mine = x509.load_pem_x509_certificate(Path(settings["sslcert"]).read_bytes())
+        public_key = mine.public_key()
+        assert isinstance(public_key, EllipticCurvePublicKey)
+        old = world.authority("user").issue(
+            public_key,
+            common_name="alice",
+            now=time.time() - 7200.0,
+            ttl=3600.0,
+            server=False,
+            identity=from_certificate(mine),
+        )
+        path = world.file("expired.pem", pem(old).decode())
+        fields = refusal({**settings, "sslcert": str(path)}, "alice", "metrics")
         self.assertEqual(fields["C"], "28000")
         self.assertIn("the certificate expired at", fields["M"])
-        said = robot.tsh("--identity", file, "db", "ls", fails=True)
-        self.assertOneLine(said, 1, "expired at")
+        said = self.alice.psql(f"{self.alice.service('aurora')} sslcert={path}", "SELECT 1", fails=True)
+        self.assertIn(f"FATAL:  {fields['M']}", said.err)
 
     def test_role(self) -> None:
         """What no role allows: the user, the database."""

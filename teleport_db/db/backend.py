@@ -155,8 +155,8 @@ class Backend(Protocol):
 
     def login(self, startup: bytes, *, password: bytes | None, key: tuple[int, bytes]) -> Deferred[LoggedIn]:
         """Log in with the client's StartupMessage; fails with DatabaseRefused, DatabaseUnreachable."""
-        self._done = Deferred()
         self._login = BackendLogin(startup, password=password, key=key)
+        self._done = Deferred()
         assert self.transport is not None
         self.transport.write(self._login.start())
         return self._done

@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from teleport_db.api.client import APIClient
+from teleport_db.api.sending import sender
 from teleport_db.audit.shipping import Shipper, ThreadHook
 from teleport_db.audit.spool import Spool
 from teleport_db.audit.uids import uid_source
@@ -150,7 +151,7 @@ class Agent(MultiService):
         self._watch = PolicyWatch(
             self.policy, self.api.call, clock=reactor, heard=self._ready_to_serve, uniform=uniform
         )
-        self._shipper = Shipper(spool, self._ship, clock=reactor, in_thread=in_thread)
+        self._shipper = Shipper(spool, sender(self.api.call, lambda: host_id), clock=reactor, in_thread=in_thread)
         self._presence = LoopingCall(self._announce)
         self._presence.clock = reactor
         self._soon: IDelayedCall | None = None
@@ -316,10 +317,6 @@ class Agent(MultiService):
     def _append(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
         self._spool.append(events, closing=closing)
         self._shipper.notify()
-
-    def _ship(self, batch: list[tuple[int, dict[str, Any]]]) -> Deferred[int]:
-        sending = self.api.call("POST", "/v1/audit", {"events": [{"seq": seq, "event": event} for seq, event in batch]})
-        return sending.addCallback(lambda answer: int(answer["acknowledged"]))
 
     # Streams.
 

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 import teleport_db
 from teleport_db.api.client import APIClient
+from teleport_db.api.sending import sender
 from teleport_db.audit.events import SessionEvents
 from teleport_db.audit.shipping import Shipper
 from teleport_db.audit.spool import Spool
@@ -87,7 +88,12 @@ class ProxyProcess(Service):
         )
         self._closers = Closers()
         self._spool = Spool(os.path.join(config.teleport.data_dir, "spool", "proxy"))
-        self._shipper = Shipper(self._spool, self._ship, clock=reactor, in_thread=self._in_thread)
+        self._shipper = Shipper(
+            self._spool,
+            sender(self.api.call, lambda: host.credentials.host_id),
+            clock=reactor,
+            in_thread=self._in_thread,
+        )
         self._new_uid = uid_source()
         self.gateway = Gateway(
             cluster=cluster,
@@ -215,10 +221,6 @@ class ProxyProcess(Service):
         except AuditUnavailable as error:
             log.error("a refused connection was not recorded: {detail}", detail=error.detail)
         self._shipper.notify()
-
-    def _ship(self, batch: list[tuple[int, dict[str, Any]]]) -> Deferred[int]:
-        sending = self.api.call("POST", "/v1/audit", {"events": [{"seq": seq, "event": event} for seq, event in batch]})
-        return sending.addCallback(lambda answer: int(answer["acknowledged"]))
 
     def _in_thread(self, function: Callable[[], Any]) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function)

@@ -25,6 +25,7 @@ from teleport_db.auth.recorder import Recorder
 from teleport_db.auth.signing import Signing
 from teleport_db.auth.tokens import GIVEN, Grant, JoinTokens, normal_roles
 from teleport_db.auth.tokens import PREFIX as TOKENS
+from teleport_db.certs.authority import general_name
 from teleport_db.certs.keys import load_public
 from teleport_db.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, RevisionConflict
 from teleport_db.identity import Identity, auth_name
@@ -177,12 +178,16 @@ class Joining:
         if len(names) > MAX_NAMES:
             raise BadRequest(f"a proxy has at most {MAX_NAMES} names")
         cluster = self._signing.cluster.lower()
-        for name in names:
-            lowered = name.lower().rstrip(".")
+        spelled = []
+        for name in filter(None, names):
+            # As the certificate will spell it: there are many ways to write "auth" that IDNA makes one.
+            found = str(general_name(name).value)
+            lowered = found.lower()
             label = lowered.removesuffix("." + cluster)
             if lowered == auth_name(cluster) or (label != lowered and _is_id(label)):
-                raise AccessDenied(f"{name} is the name of another service of the cluster")
-        return [name for name in names if name]
+                raise AccessDenied(f"{found} is the name of another service of the cluster")
+            spelled.append(found)
+        return spelled
 
     async def _joined(self, host_id: str, grant: Grant, joiner: _Joiner) -> None:
         await self._recorder.record(

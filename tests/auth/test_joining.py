@@ -124,6 +124,17 @@ class JoinTests(JoinCase):
             await self.assertFailure(self.join(STATIC_TOKEN, roles=["proxy"], names=[name]), AccessDenied)
         await self.assertFailure(self.join(STATIC_TOKEN, roles=["proxy"], names=["*.example"]), BadRequest)
 
+    async def test_proxy_names_of_many_spellings(self) -> None:
+        """What IDNA turns into the name of another service is that name, at a join and at a renewal."""
+        answer = await self.join(STATIC_TOKEN, roles=["proxy"], names=["m\u00fcnchen.example.com"])
+        verify_name(der(load_certificate(answer["server_certificate"].encode())), "xn--mnchen-3ya.example.com")
+        dots = answer["host_id"] + "\u3002example"
+        for name in ("\uff41uth.example", "auth\u3002example", "au\u00adth.example", "AUTH\uff0eexample.", dots):
+            await self.assertFailure(self.join(STATIC_TOKEN, roles=["proxy"], names=[name]), AccessDenied)
+            body = {"public_key": Key().public, "names": [name]}
+            renewing = self.call("POST", "/v1/renew", body, by=answer["client_certificate"].encode())
+            await self.assertFailure(renewing, AccessDenied)
+
     async def test_renew(self) -> None:
         """A host renews as what it is: id, roles and scope stay."""
         answer = await self.join(await self.token(databases=["aurora"]))

@@ -84,7 +84,7 @@ def load(path: str) -> HostCredentials | None:
         return HostCredentials.from_answer(value, key_pem)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, ConfigError) as error:
         raise ConfigError(f"cannot be used ({error}); remove it and join again with a token", source=path) from error
 
 

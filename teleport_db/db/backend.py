@@ -220,7 +220,13 @@ class Backend(Protocol):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         if self._done is not None:
-            self._finish().errback(DatabaseUnreachable("the database closed the connection during the login"))
+            # PostgreSQL refuses a client certificate by an alert behind the handshake, and says why in its log only.
+            self._finish().errback(
+                DatabaseUnreachable(
+                    "the database closed the connection during the login; its log says why "
+                    "(often its ssl_ca_file is not this cluster's NAME.cas: tctl auth sign --format=db)"
+                )
+            )
         elif self.lost is not None:
             self.lost(reason)
 

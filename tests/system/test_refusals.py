@@ -282,6 +282,14 @@ class SessionTests(Case):
         )
         self.assertRefused("aurora", "08006", "certificate")
 
+    def test_not_trusted(self) -> None:
+        """A database that does not know the cluster's authority: where to look."""
+        other = Authority.create("db_client", "other", now=time.time())
+        self.addCleanup(self.world.certify)
+        files = ((self.world.directory / f"server.{end}").read_bytes() for end in ("crt", "key"))
+        self.world.postgres.use_tls(*files, other.certificate_pem)
+        self.assertRefused("aurora", "08006", "closed the connection during the login", "ssl_ca_file")
+
     def test_no_tls(self) -> None:
         """A database without TLS is not spoken to."""
         self.addCleanup(self.world.certify)

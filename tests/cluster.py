@@ -52,6 +52,7 @@ from teleport_db.pgwire.messages import (
 from teleport_db.proxy.frontend import Gateway, PostgresFrontend, Refusal, Sessions
 from teleport_db.proxy.router import AgentTunnel, Router
 from teleport_db.proxy.sniffer import ALPN_POSTGRESQL, ALPN_TUNNEL, Door, FrontDoor
+from teleport_db.tunnel.keepalive import Keepalive
 from teleport_db.tunnel.protocol import TunnelProtocol
 from tests.memory import Wire
 
@@ -555,6 +556,8 @@ class Cluster:
             refused=self.refusals.append,
             clock=self.clock,
         )
+        #: What takes the streams that agents open: auth's API, when a test has one.
+        self.accept: Any = Factory.forProtocol(Peer)
         self.front = self._front()
         self._ports = 40000
 
@@ -581,7 +584,7 @@ class Cluster:
         return AgentTunnel(
             identify=self._identify_agent,
             router=self.router,
-            accept=Factory.forProtocol(Peer),
+            accept=self.accept,
             clock=self.clock,
             settled=settled,
         )
@@ -658,7 +661,7 @@ class Cluster:
         return [
             call
             for call in self.clock.getDelayedCalls()
-            if type(getattr(call.func, "__self__", None)).__name__ not in ("Keepalive", "TunnelProtocol")
+            if not isinstance(getattr(call.func, "__self__", None), Keepalive | TunnelProtocol)
         ]
 
 

@@ -214,9 +214,14 @@ class Agent(MultiService):
     def stopService(self) -> Deferred[Any]:
         return Deferred.fromCoroutine(self._stop())
 
-    async def _stop(self) -> None:
+    def _cut_sessions(self) -> None:
         for session in list(self._sessions.values()):
             session.cut(SessionCut("the agent of this database is shutting down; connect again"))
+
+    async def _stop(self) -> None:
+        # First nothing is offered any more, so that no session begins among the last words.
+        self.announcements.close()
+        self._cut_sessions()
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
@@ -229,7 +234,7 @@ class Agent(MultiService):
             await self._last_words()
         await self._shipper.stop()
         await self.api.close()
-        self.announcements.close()
+        self._cut_sessions()  # those that a proxy had begun before it heard
         await gatherResults([tunnel.drain(STOP_SECONDS) for tunnel in self._tunnels])
         stopped = maybeDeferred(super().stopService)
         # One that was dialled again meanwhile writes on, and the close that its service asks for waits for that.

@@ -321,7 +321,15 @@ class _Handler(BaseHTTPRequestHandler):
         # By the name first: a context that a callback chooses later does not bring its verify_mode along.
         context = cluster.postgres if b"\x0apostgresql" in hello else cluster.web
         context = cluster.api if f"auth.{CLUSTER}".encode() in hello else context
-        self.request = context.wrap_socket(self.request, server_side=True)
+        self.request = context.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
+        try:
+            self.request.do_handshake()
+        except ssl.SSLError:
+            # Closing with the client's request unread would reset the connection, and the alert be lost.
+            socket.socket.shutdown(self.request, socket.SHUT_WR)
+            while socket.socket.recv(self.request, 4096):
+                pass
+            raise
         super().setup()
 
     def handle(self) -> None:

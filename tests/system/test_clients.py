@@ -63,7 +63,7 @@ class ClientTests(SynchronousTestCase):
         r"""\d, \l, \du and \conninfo work."""
         self.alice.psql(self.service, "CREATE TABLE described (id int PRIMARY KEY)")
         said = self.alice.psql(self.service, "", "-c", r"\d described", "-c", r"\l", "-c", r"\du", "-c", r"\conninfo")
-        for words in ("id|integer||not null|", "metrics|alice|UTF8", "alice|\n"):
+        for words in ("id|integer||not null|", "metrics|alice|UTF8", "\nalice|"):
             self.assertIn(words, said.out)
 
     def test_dump_and_restore(self) -> None:

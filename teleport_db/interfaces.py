@@ -48,10 +48,18 @@ class Credentials:
 
     :param context: the client's TLS context, with its certificate where certificates are the way in.
     :param password: answers a request for a password over verified TLS; None where there is none.
+    :param methods: the requests that it answers, in the words of libpq's ``require_auth``: ``password``,
+        ``md5``, ``scram-sha-256``; with ``none`` a server need not ask.
+    :param name: what this is, for the agent's log: ``the password in /etc/...``.
+    :param compute: does a calculation of up to half a second (SCRAM's) away from the reactor's thread;
+        without it that is done on the spot.
     """
 
     context: Any
     password: bytes | None = attrs.field(default=None, repr=False)
+    methods: tuple[str, ...] = ("none", "password")
+    name: str = ""
+    compute: Callable[[Callable[[], bytes]], Deferred[bytes]] | None = attrs.field(default=None, repr=False, eq=False)
 
 
 class IBackend(Interface):

@@ -47,6 +47,39 @@ class DynamicLabel:
 
 
 @attrs.frozen
+class Secret:
+    """Where a secret is kept; it is never in the configuration itself.
+
+    :param file: the absolute path of a file, or "".
+    :param env: the name of an environment variable of the agent's process, or "".
+    """
+
+    file: str = ""
+    env: str = ""
+
+    def __str__(self) -> str:
+        return self.file or f"environment variable {self.env}"
+
+
+@attrs.frozen
+class PasswordLogin:
+    """How to log in to a database by passwords: ``databases[].credentials``.
+
+    :param default: for every database user that has none of its own; None for nobody else.
+    :param users: by database user.
+    :param require_auth: what a server may ask for, in libpq's words; empty for anything that is known.
+    """
+
+    default: Secret | None = None
+    users: Mapping[str, Secret] = attrs.field(factory=dict, converter=frozen_mapping)
+    require_auth: tuple[str, ...] = ()
+
+    def secret_for(self, user: str) -> Secret | None:
+        """The secret of a database user, None when there is none."""
+        return self.users.get(user, self.default)
+
+
+@attrs.frozen
 class Database:
     """One database service.
 
@@ -54,6 +87,7 @@ class Database:
     :param ca_cert_file: a PEM file that the server's certificate is verified with; "" for
         the cluster's own authority (the system's roots where ``aws_region`` is set).
     :param aws_region: set for RDS and Aurora, whose password is an IAM token.
+    :param credentials: set where database users have passwords; no certificate is shown then.
     """
 
     name: str
@@ -62,6 +96,7 @@ class Database:
     protocol: str = "postgres"
     ca_cert_file: str = ""
     aws_region: str = ""
+    credentials: PasswordLogin | None = None
     static_labels: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_mapping)
     dynamic_labels: Mapping[str, DynamicLabel] = attrs.field(factory=dict, converter=frozen_mapping)
 

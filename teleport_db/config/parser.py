@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from teleport_db.config import later, values
+from teleport_db.config.credentials import password_login
 from teleport_db.config.durations import parse_duration
 from teleport_db.config.model import (
     AUTH_PORT,
@@ -97,6 +98,7 @@ _database_keys: Reader[dict[str, Any]] = section(
         "uri": _address(None),
         "ca_cert_file": scalar(nonempty),
         "aws": section(dict, {"region": scalar(nonempty)}, later=later.AWS),
+        "credentials": password_login,
         "labels": _labels,
         "static_labels": _labels,
         "dynamic_labels": listed(
@@ -118,6 +120,8 @@ _database_keys: Reader[dict[str, Any]] = section(
 
 def _database(node: Node) -> Database:
     found = _database_keys(node)
+    if "credentials" in found and found.get("aws", {}).get("region"):
+        raise node.entries["credentials"][0].error("aws.region means IAM tokens: one of the two, not both")
     labels: dict[str, str | DynamicLabel] = {}
     for key in ("labels", "static_labels", "dynamic_labels"):
         for name, value in found.pop(key, ()):

@@ -65,6 +65,9 @@ db_service:
   #   ca_cert_file: /etc/ssl/db.cas   # what the server's certificate is verified with
   #   # aws:                          # for RDS and Aurora
   #   #   region: us-east-1
+  #   # credentials:                  # for servers that want passwords
+  #   #   users:
+  #   #     alice: {password_file: /etc/teleport/alice.password}
   #   static_labels:
   #     env: dev
   #   dynamic_labels:

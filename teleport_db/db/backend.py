@@ -7,18 +7,20 @@
       | <-  S                          |   anything else ends it: there is no fallback to plaintext
       | TLS, name and CA verified      |
       | StartupMessage         ->      |   the client's own bytes
+      | a password, or SCRAM   <->     |   where the server asks and the agent has one
       | <-  AuthenticationOk ... ReadyForQuery, or ErrorResponse
 """
 
 from __future__ import annotations
 
+import secrets
 import ssl
 from collections.abc import Callable
 from typing import Any
 
 import attrs
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
@@ -30,11 +32,12 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from teleport_db.certs.binding import server_end_point
 from teleport_db.errors import AuthenticationFailed, DatabaseUnreachable, TeleportDBError
 from teleport_db.interfaces import Credentials
 from teleport_db.net.tlslayer import TLSClientEndpoint
 from teleport_db.pgwire.backend_tls import BackendTLS
-from teleport_db.pgwire.login import BackendLogin, Done, Refused, Relay, Send
+from teleport_db.pgwire.login import BackendLogin, Derivation, Done, LoginEvent, Refused, Relay, Secret, Send
 from teleport_db.pgwire.messages import cancel_request
 
 #: Seconds a database has for TLS and login together.
@@ -49,15 +52,16 @@ class DatabaseRefused(TeleportDBError):
 
     :param fields: of its ErrorResponse, by field code.
     :param raw: the ErrorResponse as it came.
+    :param detail: for the log: what it was asked with.
     """
 
     status = 403
     code = "database_refused"
 
-    def __init__(self, fields: dict[str, str], raw: bytes) -> None:
+    def __init__(self, fields: dict[str, str], raw: bytes, *, detail: str = "") -> None:
         # Its words go to the client as they came; here they are on their way to logs, where a line stays a line.
         words = fields.get("M") or "the database refused the connection"
-        super().__init__("".join(c if c.isprintable() else " " for c in words[:MAX_WORDS]))
+        super().__init__("".join(c if c.isprintable() else " " for c in words[:MAX_WORDS]), detail=detail)
         self.fields = fields
         self.raw = raw
 
@@ -145,6 +149,8 @@ class Backend(Protocol):
 
     def __init__(self) -> None:
         self._login: BackendLogin | None = None
+        self._compute: Callable[[Callable[[], bytes]], Deferred[bytes]] | None = None
+        self._shown = ""
         self._done: Deferred[LoggedIn] | None = None
         self._greeting = bytearray()
         self._forward: Callable[[bytes], Any] | None = None
@@ -153,10 +159,29 @@ class Backend(Protocol):
         self.lost: Callable[[Failure], None] | None = None
         self.reason: Failure | None = None
 
-    def login(self, startup: bytes, *, password: bytes | None, key: tuple[int, bytes]) -> Deferred[LoggedIn]:
-        """Log in with the client's StartupMessage; fails with DatabaseRefused, DatabaseUnreachable."""
-        self._login = BackendLogin(startup, password=password, key=key)
+    def login(
+        self,
+        startup: bytes,
+        credentials: Credentials,
+        *,
+        key: tuple[int, bytes],
+        new_nonce: Callable[[], str] = secrets.token_urlsafe,
+    ) -> Deferred[LoggedIn]:
+        """Log in with the client's StartupMessage.
+
+        Fails with DatabaseRefused, DatabaseUnreachable, AuthenticationFailed, RemoteProtocolError, whose
+        ``detail`` names the credentials.
+
+        :param new_nonce: gives text for SCRAM that nobody can guess.
+        """
+        secret = None
+        if credentials.password is not None:
+            certificate: bytes | None = getattr(self.transport, "peer_certificate", None)
+            binding = server_end_point(certificate) if certificate is not None else None
+            secret = Secret(credentials.password, credentials.methods, new_nonce(), binding)
+        self._login = BackendLogin(startup, secret=secret, key=key)
         self._done = Deferred()
+        self._compute, self._shown = credentials.compute, credentials.name
         assert self.transport is not None
         self.transport.write(self._login.start())
         return self._done
@@ -189,30 +214,57 @@ class Backend(Protocol):
             self._early += data
 
     def _logging_in(self, login: BackendLogin, data: bytes) -> None:
-        assert self._done is not None
-        assert self.transport is not None
         try:
             events = login.feed(data)
         except TeleportDBError as error:
-            self._finish().errback(error)
+            self._fail(error)
             return
+        self._do(login, events)
+
+    def _do(self, login: BackendLogin, events: list[LoginEvent]) -> None:
+        assert self.transport is not None
         for event in events:
             match event:
                 case Send():
                     self.transport.write(event.data)
                 case Relay():
                     self._greeting += event.data
+                case Derivation():
+                    self._derive(login, event)
                 case Done():
                     self._early = event.rest
                     self._finish().callback(LoggedIn(bytes(self._greeting), event.server_key, event.client_key))
                     return
                 case Refused():
-                    self._finish().errback(DatabaseRefused(event.fields, event.raw))
+                    self._fail(DatabaseRefused(event.fields, event.raw))
                     return
+
+    def _derive(self, login: BackendLogin, derivation: Derivation) -> None:
+        """Have SCRAM's calculation done; the login may have ended when its turn comes, or its result does."""
+
+        def run() -> bytes:
+            return derivation.run() if self._login is login else b""
+
+        def derived(key: bytes) -> None:
+            if self._login is login:
+                self._do(login, login.derived(key))
+
+        def failed(reason: Failure) -> None:
+            if self._login is login:
+                self._finish().errback(reason)
+
+        compute = self._compute or maybeDeferred
+        compute(run).addCallback(derived).addErrback(failed)
+
+    def _fail(self, error: TeleportDBError) -> None:
+        """The login fails; the log is to say with what it was tried."""
+        shown = f"(shown to the database: {self._shown})" if self._shown else ""
+        error.detail = " ".join(filter(None, (error.detail, shown)))
+        self._finish().errback(error)
 
     def _finish(self) -> Deferred[LoggedIn]:
         assert self._done is not None
-        done, self._done, self._login = self._done, None, None
+        done, self._done, self._login, self._compute = self._done, None, None, None
         return done
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -221,7 +273,7 @@ class Backend(Protocol):
             self._timer.cancel()
         if self._done is not None:
             # PostgreSQL refuses a client certificate by an alert behind the handshake, and says why in its log only.
-            self._finish().errback(
+            self._fail(
                 DatabaseUnreachable(
                     "the database closed the connection during the login; its log says why "
                     "(often its ssl_ca_file is not this cluster's NAME.cas: tctl auth sign --format=db)"

@@ -1,7 +1,8 @@
 """What the agent shows to databases.
 
 Self-hosted: a client certificate with CN = database user, signed by the cluster's db_client CA, asked of
-auth once in its life.  Amazon: an IAM token as the password, given only over verified TLS.
+auth once in its life.  Amazon: an IAM token as the password, given only over verified TLS.  Servers that
+want passwords: :mod:`teleport_db.db.passwords`.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ class CertificateCredentials:
         ca = read_ca(database.ca_cert_file, self._read_file) if database.ca_cert_file else answer["db_ca"].encode()
         pair = KeyPair(answer["certificate"].encode(), private_pem(key))
         expires = datetime.fromisoformat(answer["expires"]).timestamp()
-        return _Kept(Credentials(client_context(cas=[ca], pair=pair)), expires - RENEW_SHARE * (expires - now))
+        credentials = Credentials(client_context(cas=[ca], pair=pair), name=f'a certificate of "{user}"')
+        return _Kept(credentials, expires - RENEW_SHARE * (expires - now))
 
 
 def read_ca(path: str, read_file: Callable[[str], bytes]) -> bytes:
@@ -157,7 +159,7 @@ class AmazonCredentials:
                 "check the AWS credentials of its agent",
                 detail=str(error),
             ) from error
-        return Credentials(context, token.encode())
+        return Credentials(context, token.encode(), name=f"an IAM token of {database.aws_region}")
 
     def _token(self, database: Database, user: str) -> str:
         region = database.aws_region
@@ -175,11 +177,18 @@ class AmazonCredentials:
 class ByKind:
     """Chooses the source by what the configuration says of a database."""
 
-    def __init__(self, certificates: ICredentialSource, amazon: ICredentialSource) -> None:
+    def __init__(
+        self, certificates: ICredentialSource, amazon: ICredentialSource, passwords: ICredentialSource
+    ) -> None:
         self._certificates = certificates
         self._amazon = amazon
+        self._passwords = passwords
 
     def credentials_for(self, database: Database, user: str) -> Deferred[Credentials]:
-        source = self._amazon if database.aws_region else self._certificates
+        source = self._certificates
+        if database.credentials is not None:
+            source = self._passwords
+        elif database.aws_region:
+            source = self._amazon
         answer: Deferred[Credentials] = source.credentials_for(database, user)
         return answer

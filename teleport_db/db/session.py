@@ -241,13 +241,16 @@ class Session:
         if self._over:
             raise CancelledError
         try:
-            return await self._backend.login(
-                message.raw, password=self._credentials.password, key=(self._header.pid, self._header.secret)
+            logged_in = await self._backend.login(
+                message.raw, self._credentials, key=(self._header.pid, self._header.secret)
             ).addTimeout(LOGIN_SECONDS, around.clock)
         except TimeoutError as error:
             raise DatabaseUnreachable(
                 f'database service "{database.name}" did not finish the login within {LOGIN_SECONDS:.0f} seconds'
             ) from error
+        # A cancel request wants no more of it than its TLS.
+        self._credentials = attrs.evolve(self._credentials, password=None)
+        return logged_in
 
     def _begin(self, identity: Identity, message: StartupMessage, logged_in: LoggedIn) -> None:
         """Record the start, let the client in, and relay."""
@@ -264,7 +267,11 @@ class Session:
         self._started = True
         self._server_key, self._client_key = logged_in.server_key, logged_in.client_key
         log.info(
-            "session {id} opened by {user} at {service}", id=self.id, user=identity.name, service=self._service_name
+            "session {id} opened by {user} at {service} with {shown}",
+            id=self.id,
+            user=identity.name,
+            service=self._service_name,
+            shown=(self._credentials and self._credentials.name) or "its credentials",
         )
         backend: Any = self._backend.transport
         self._transport.write(logged_in.greeting)

@@ -5,8 +5,8 @@
     agent                          database
     StartupMessage           ──▶
                              ◀──   NegotiateProtocolVersion      at most once, relayed
-                             ◀──   AuthenticationCleartextPassword
-    PasswordMessage          ──▶                                 when a password was given (IAM)
+                             ◀──   a request for a password      ``authentication`` has the exchanges
+    its answer               ──▶                                 when a secret was given
                              ◀──   AuthenticationOk              relayed, as all that follows
                              ◀──   ParameterStatus ...
                              ◀──   BackendKeyData                exchanged for our own key
@@ -24,12 +24,10 @@ import enum
 
 import attrs
 
-from teleport_db.errors import AuthenticationFailed, LocalProtocolError, RemoteProtocolError
+from teleport_db.errors import LocalProtocolError, RemoteProtocolError
+from teleport_db.pgwire.authentication import Accepted, Answer, Authentication, Derivation, Secret
 from teleport_db.pgwire.backend_tls import BackendTLS
 from teleport_db.pgwire.messages import (
-    AUTHENTICATION_CLEARTEXT_CODE,
-    AUTHENTICATION_METHODS,
-    AUTHENTICATION_OK_CODE,
     HEADER,
     HEADER_SIZE,
     MAX_SECRET,
@@ -37,11 +35,10 @@ from teleport_db.pgwire.messages import (
     backend_key_data,
     parse_error,
     parse_key_data,
-    password_message,
 )
 from teleport_db.pgwire.startup import StartupMessage
 
-__all__ = ["BackendLogin", "BackendTLS", "Done", "LoginEvent", "Refused", "Relay", "Send"]
+__all__ = ["BackendLogin", "BackendTLS", "Derivation", "Done", "LoginEvent", "Refused", "Relay", "Secret", "Send"]
 
 #: The largest length word of a message during login.
 MAX_LOGIN_MESSAGE = 64 * 1024
@@ -89,13 +86,15 @@ class Refused:
     raw: bytes
 
 
-LoginEvent = Send | Relay | Done | Refused
+#: A Derivation is a calculation for the caller to do and to give the result of to :meth:`BackendLogin.derived`.
+LoginEvent = Send | Relay | Derivation | Done | Refused
 
 
 class _State(enum.Enum):
     NEW = enum.auto()
     ASKED = enum.auto()  # the startup is out
-    PASSWORD_SENT = enum.auto()
+    ANSWERED = enum.auto()  # a request for a password
+    DERIVING = enum.auto()  # it waits for the caller, and the server for us
     AUTHENTICATED = enum.auto()
     READY = enum.auto()
     OVER = enum.auto()
@@ -104,7 +103,8 @@ class _State(enum.Enum):
 #: What a server may send when; what is missing here is its error.
 EXPECTED = {
     _State.ASKED: frozenset(b"RNEv"),
-    _State.PASSWORD_SENT: frozenset(b"RNE"),
+    _State.ANSWERED: frozenset(b"RNE"),
+    _State.DERIVING: frozenset(b"NE"),
     _State.AUTHENTICATED: frozenset(b"SKNEZ"),
 }
 
@@ -113,7 +113,7 @@ class BackendLogin:
     """One login at a database.
 
     :param startup: the client's StartupMessage as it came; it goes on byte by byte as it is.
-    :param password: answers a request for a cleartext password, once.
+    :param secret: answers requests for a password, and is forgotten with the login's end.
     :param key: process id and secret that the client gets instead of the server's; the secret is cut to 4
         bytes where the server's has 4 (protocol 3.0).  Without one the client gets none.
     :param allow_replication: a role allows a replication connection.
@@ -125,7 +125,7 @@ class BackendLogin:
         self,
         startup: bytes,
         *,
-        password: bytes | None = None,
+        secret: Secret | None = None,
         key: tuple[int, bytes] | None = None,
         allow_replication: bool = False,
         allow_role_change: bool = False,
@@ -135,9 +135,8 @@ class BackendLogin:
         message.check(allow_replication=allow_replication, allow_role_change=allow_role_change)
         if key is not None and not MIN_SECRET <= len(key[1]) <= MAX_SECRET:
             raise LocalProtocolError("the secret of a cancel key has 4 to 256 bytes")
-        self._user = message.user
         self._startup = startup
-        self._answer = None if password is None else password_message(password)
+        self._authentication = Authentication(message.user, secret)
         self._key = key
         self._state = _State.NEW
         self._buffer = bytearray()
@@ -166,7 +165,7 @@ class BackendLogin:
 
         :return: what to do, in order; Done and Refused are the last ever.
         :raises RemoteProtocolError: the server broke the protocol.
-        :raises AuthenticationFailed: it asks for a way to log in that there is not.
+        :raises AuthenticationFailed: it asks for a way to log in that there is not, or is not who it should be.
         """
         if self._state in (_State.NEW, _State.OVER):
             raise LocalProtocolError("this login is not running")
@@ -179,10 +178,19 @@ class BackendLogin:
             self._finish()
             raise
 
+    def derived(self, salted_password: bytes) -> list[LoginEvent]:
+        """Go on with what a Derivation gave; nothing when the login has ended meanwhile."""
+        if self._state is _State.OVER:
+            return []
+        if self._state is not _State.DERIVING:
+            raise LocalProtocolError("this login waits for no key")
+        self._state = _State.ANSWERED
+        return [Send(self._authentication.derived(salted_password))]
+
     def _finish(self) -> None:
         self._state = _State.OVER
         self._buffer.clear()
-        self._answer = None
+        self._authentication.forget()
 
     def _walk(self) -> list[LoginEvent]:
         buffer = bytes(self._buffer)
@@ -236,7 +244,7 @@ class BackendLogin:
     def _take(self, kind: int, raw: bytes) -> None:
         body = raw[HEADER_SIZE:]
         if kind == ord("R"):
-            self._authentication(raw, body)
+            self._authenticate(raw, body)
         elif kind == ord("E"):
             self._flush()
             self._events.append(Refused(parse_error(body), raw))
@@ -266,23 +274,18 @@ class BackendLogin:
         self._client_key = pid, secret[:4] if len(self._server_key[1]) == 4 else secret
         self._relay.append(backend_key_data(*self._client_key))
 
-    def _authentication(self, raw: bytes, body: bytes) -> None:
-        if len(body) < 4:
-            raise RemoteProtocolError("the database sent a malformed request to authenticate")
-        code = int.from_bytes(body[:4], "big")
-        if code in (AUTHENTICATION_OK_CODE, AUTHENTICATION_CLEARTEXT_CODE) and len(body) != 4:
-            raise RemoteProtocolError("the database sent a malformed request to authenticate")
-        if code == AUTHENTICATION_OK_CODE:
-            self._relay.append(raw)
-            self._state = _State.AUTHENTICATED
-        elif code == AUTHENTICATION_CLEARTEXT_CODE and self._answer is not None:
-            self._flush()
-            self._events.append(Send(self._answer))
-            self._answer = None
-            self._state = _State.PASSWORD_SENT
-        else:
-            method = AUTHENTICATION_METHODS.get(code, f"a method unknown here (number {code})")
-            raise AuthenticationFailed(
-                f'the database asks for {method} of user "{self._user}", which is not supported; '
-                "give that user the method cert in its pg_hba.conf"
-            )
+    def _authenticate(self, raw: bytes, body: bytes) -> None:
+        match self._authentication.take(body):
+            case Accepted():
+                self._relay.append(raw)
+                self._state = _State.AUTHENTICATED
+            case Answer(data):
+                self._flush()
+                self._events.append(Send(data))
+                self._state = _State.ANSWERED
+            case Derivation() as derivation:
+                self._flush()
+                self._events.append(derivation)
+                self._state = _State.DERIVING
+            case None:
+                pass

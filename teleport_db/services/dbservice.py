@@ -13,6 +13,7 @@ from teleport_db.certs.tls import client_context, server_context
 from teleport_db.config.model import Config
 from teleport_db.db.agent import Agent, HostContexts, run_command
 from teleport_db.db.credentials import AmazonCredentials, ByKind, CertificateCredentials
+from teleport_db.db.passwords import PasswordCredentials
 from teleport_db.net.tcp import connector
 from teleport_db.services.hosts import Host, HostCredentials
 
@@ -60,6 +61,12 @@ def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, re
         credentials=lambda api: ByKind(
             CertificateCredentials(api.call, clock=reactor, read_file=read_file),
             AmazonCredentials(in_thread=in_thread, read_file=read_file),
+            PasswordCredentials(
+                in_thread=in_thread,
+                read_file=read_file,
+                db_ca=lambda: host.credentials.db_ca,
+                environment=os.environ,
+            ),
         ),
         run=run_command(in_thread),
         in_thread=in_thread,

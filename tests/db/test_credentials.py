@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from teleport_db.certs.keys import load_public, pem
-from teleport_db.config.model import Database
+from teleport_db.config.model import Database, PasswordLogin, Secret
 from teleport_db.config.values import Address
 from teleport_db.db import credentials
 from teleport_db.db.credentials import AmazonCredentials, ByKind, CertificateCredentials
@@ -65,7 +65,7 @@ class CertificateTests(Case):
     """Self-hosted databases."""
 
     def test_interface(self) -> None:
-        for source in (self.source, ByKind(self.source, self.source)):
+        for source in (self.source, ByKind(self.source, self.source, self.source)):
             verifyObject(ICredentialSource, source)
 
     def test_kept(self) -> None:
@@ -148,14 +148,14 @@ class AmazonTests(SynchronousTestCase):
 
     def test_token(self) -> None:
         """The token is the password, made anew each time, and does not print."""
-        tokens = iter(["one", "two"])
+        tokens = iter(["token 1", "token 2"])
         source = AmazonCredentials(in_thread=lambda *_: succeed(next(tokens)), read_file=lambda path: b"")
         database = Database("rds", AURORA.uri, aws_region="eu-west-1")
         first = self.successResultOf(source.credentials_for(database, "app"))
         second = self.successResultOf(source.credentials_for(database, "app"))
-        self.assertEqual((first.password, second.password), (b"one", b"two"))
+        self.assertEqual((first.password, second.password), (b"token 1", b"token 2"))
         self.assertIs(first.context, second.context)
-        self.assertNotIn("one", repr(first))
+        self.assertNotIn("token 1", repr(first))
 
     def test_kind(self) -> None:
         """The configuration chooses."""
@@ -167,7 +167,9 @@ class AmazonTests(SynchronousTestCase):
             def credentials_for(self, database: Any, user: str) -> Deferred[Any]:
                 return succeed(self.name)
 
-        kinds = ByKind(Source("certificate"), Source("token"))
+        kinds = ByKind(Source("certificate"), Source("token"), Source("password"))
         self.assertEqual(self.successResultOf(kinds.credentials_for(AURORA, "app")), "certificate")
         database = Database("rds", AURORA.uri, aws_region="eu-west-1")
         self.assertEqual(self.successResultOf(kinds.credentials_for(database, "app")), "token")
+        database = Database("old", AURORA.uri, credentials=PasswordLogin(Secret("/password")))
+        self.assertEqual(self.successResultOf(kinds.credentials_for(database, "app")), "password")

@@ -17,9 +17,11 @@ from collections.abc import Callable, Sequence
 
 from teleport_db.errors import LocalProtocolError, TeleportDBError
 from teleport_db.pgwire import messages
+from teleport_db.pgwire.authentication import METHODS
 from teleport_db.pgwire.backend_tls import BackendTLS
 from teleport_db.pgwire.frontend import MAX_PART, FrontendScanner
-from teleport_db.pgwire.login import MAX_LOGIN_MESSAGE, BackendLogin, Done, Refused
+from teleport_db.pgwire.login import MAX_LOGIN_MESSAGE, BackendLogin, Derivation, Done, Refused, Relay, Secret
+from teleport_db.pgwire.scram import MAX_ITERATIONS
 from teleport_db.pgwire.startup import MAX_STARTUP, Cancel, Opening, StartTLS, Startup, StartupMessage
 from tests.pgwire import wire
 
@@ -58,6 +60,15 @@ BACKEND = [
     messages.negotiate_protocol_version(2, [b"_pq_.x"]) + messages.AUTHENTICATION_CLEARTEXT + _OK + _KEY,
     messages.notice_response("00000", "hello") + _ERROR,
     messages.authentication(10, b"SCRAM-SHA-256\0\0"),
+    messages.authentication(10, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0")
+    + messages.authentication(11, b"r=nonce+more,s=c2FsdA==,i=1"),
+    messages.authentication(5, b"salt") + _OK + messages.ready_for_query(),
+]
+#: What follows a server-first-message once the key is derived.
+SERVER_FINALS = [
+    messages.authentication(12, b"v=c2lnbmF0dXJl") + _OK + _KEY,
+    messages.authentication(12, b"e=other-error"),
+    _OK + _ERROR,
 ]
 
 
@@ -130,12 +141,18 @@ def fuzz_startup(_: random.Random, data: bytes) -> None:
 
 def fuzz_login(rng: random.Random, data: bytes) -> None:
     """BackendLogin against a hostile server."""
-    login = BackendLogin(_LOGIN, password=b"pw", key=(7, b"k" * 32))
+    login = BackendLogin(_LOGIN, secret=Secret(b"pw", METHODS, "nonce", b"h" * 32), key=(7, b"k" * 32))
     login.start()
     for piece in _pieces(rng, data):
         events = login.feed(piece)
         _require(login.buffered <= MAX_LOGIN_MESSAGE + 1, "the login holds too much")
         if events and isinstance(events[-1], Done | Refused):
+            return
+        for derivation in (event for event in events if isinstance(event, Derivation)):
+            _require(derivation.iterations <= MAX_ITERATIONS, "the server orders too much work")
+            _require(len(login.derived(b"k" * 32)) == 1, "a key makes no answer")
+            events = login.feed(mutate(rng, SERVER_FINALS))
+            _require(not any(isinstance(event, Relay | Done) for event in events), "a server proved nothing")
             return
 
 

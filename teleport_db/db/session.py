@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import hmac
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -24,15 +24,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from teleport_db.access.checker import check_session
-from teleport_db.audit.events import SessionEvents
 from teleport_db.certs.tls import peer_identity
 from teleport_db.config.model import Database
 from teleport_db.db.backend import LOGIN_SECONDS, Backend, DatabaseRefused, LoggedIn, open_backend, send_cancel
 from teleport_db.db.policy import Policy
+from teleport_db.db.record import Append, SessionRecord
 from teleport_db.db.relay import BackendRelay, FrontendRelay
 from teleport_db.errors import (
     AccessDenied,
-    AuditUnavailable,
     AuthenticationFailed,
     DatabaseUnreachable,
     NoSuchDatabase,
@@ -42,7 +41,7 @@ from teleport_db.errors import (
 )
 from teleport_db.identity import Identity
 from teleport_db.interfaces import Credentials, ICredentialSource
-from teleport_db.pgwire.frontend import MalformedMessage, Statement
+from teleport_db.pgwire.frontend import MalformedMessage
 from teleport_db.pgwire.messages import error_for
 from teleport_db.pgwire.startup import Opening, Startup, StartupMessage
 from teleport_db.tunnel.header import CancelHeader, SessionHeader
@@ -68,15 +67,6 @@ class Served:
 
     database: Database
     labels: Callable[[], Mapping[str, str]]
-
-
-class Append(Protocol):
-    """Writes events into the spool, or raises AuditUnavailable.
-
-    ``closing`` events end a session, and may use what the spool keeps free for that.
-    """
-
-    def __call__(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None: ...
 
 
 @attrs.frozen
@@ -116,12 +106,17 @@ class Session:
         self._opening = Opening(encrypted=True)
         self._receiver: Callable[[bytes], None] = self._open
         self._early: list[bytes] = []
-        self._identity: Identity | None = None
-        self._message: StartupMessage | None = None
+        self._record = SessionRecord(
+            around.append,
+            clock=around.clock,
+            new_uid=around.new_uid,
+            cluster=around.cluster,
+            server_id=around.server_id,
+            sid=header.session_id,
+            client_address=header.client_address,
+        )
         self._backend: Backend | None = None
         self._credentials: Credentials | None = None
-        self._database: Database | None = None
-        self._events: SessionEvents | None = None
         self._running: Deferred[None] | None = None
         self._relayed: BackendRelay | None = None
         self._cancelling: Deferred[None] | None = None
@@ -163,7 +158,7 @@ class Session:
                 self._refuse(RemoteProtocolError("a stream begins with a StartupMessage"))
                 return
             self._stop_timer()
-            self._message = event.message
+            self._record.message = event.message
             self._receiver = self._hold
             if event.rest:
                 self._hold(event.rest)
@@ -184,11 +179,11 @@ class Session:
 
     async def _run(self, message: StartupMessage) -> None:
         try:
-            self._identity = self._identify()
-            served = self._find(self._identity)
-            self._authorize(self._identity, served, message)
+            identity = self._record.identity = self._identify()
+            served = self._find(identity)
+            self._authorize(identity, served, message)
             logged_in = await self._log_in(served.database, message)
-            self._begin(self._identity, message, logged_in)
+            self._begin(identity, logged_in)
         except TeleportDBError as error:
             self._refuse(error)
 
@@ -211,7 +206,7 @@ class Session:
         served = self._around.served.get(identity.route.service)
         if served is None:
             raise NoSuchDatabase(f'this agent does not serve database service "{identity.route.service}"')
-        self._database = served.database
+        self._record.database = served.database
         return served
 
     def _authorize(self, identity: Identity, served: Served, message: StartupMessage) -> None:
@@ -252,30 +247,22 @@ class Session:
         self._credentials = attrs.evolve(self._credentials, password=None)
         return logged_in
 
-    def _begin(self, identity: Identity, message: StartupMessage, logged_in: LoggedIn) -> None:
+    def _begin(self, identity: Identity, logged_in: LoggedIn) -> None:
         """Record the start, let the client in, and relay."""
         assert self._backend is not None
-        self._append(
-            lambda events, now: events.start(
-                now,
-                success=True,
-                client_address=self._header.client_address,
-                roles=identity.roles,
-                parameters=_readable(message),
-            )
-        )
+        self._record.start()
         self._started = True
         self._server_key, self._client_key = logged_in.server_key, logged_in.client_key
         log.info(
             "session {id} opened by {user} at {service} with {shown}",
             id=self.id,
             user=identity.name,
-            service=self._service_name,
+            service=self._record.service,
             shown=(self._credentials and self._credentials.name) or "its credentials",
         )
         backend: Any = self._backend.transport
         self._transport.write(logged_in.greeting)
-        relay = FrontendRelay(record=self._record, forward=backend.write, failed=self._fail)
+        relay = FrontendRelay(record=self._record.statements, forward=backend.write, failed=self._fail)
         self._receiver = relay.receive
         self._transport.registerProducer(backend, True)
         backend.registerProducer(self._transport, True)
@@ -289,42 +276,6 @@ class Session:
 
     # While it runs.
 
-    @property
-    def _numbers(self) -> SessionEvents:
-        """Makes the session's events; first called when all that they say is known."""
-        if self._events is None:
-            self._events = self._make_events()
-        return self._events
-
-    def _append(self, make: Callable[[SessionEvents, float], Mapping[str, Any]], *, closing: bool = False) -> None:
-        """Record one event, or raise AuditUnavailable; its number is given back then."""
-        events = self._numbers
-        made = make(events, self._around.clock.seconds())
-        try:
-            self._around.append([made], closing=closing)
-        except BaseException:
-            events.withdraw()
-            raise
-
-    def _append_quietly(self, make: Callable[[SessionEvents, float], Mapping[str, Any]]) -> None:
-        """For what ends a session anyway: a spool that cannot be written is logged, nothing runs for it."""
-        try:
-            self._append(make, closing=True)
-        except AuditUnavailable as error:
-            log.error("an event of session {id} was not recorded: {detail}", id=self.id, detail=error.detail)
-
-    def _record(self, statements: Sequence[Statement]) -> None:
-        assert self._events is not None
-        now = self._around.clock.seconds()
-        make = self._events.statement
-        made = [make(now, statement) for statement in statements]
-        try:
-            self._around.append(made)
-        except BaseException:
-            for _ in made:
-                self._events.withdraw()
-            raise
-
     def cancel(self, header: CancelHeader) -> bool:
         """Pass a cancel on if its key is this session's; constant time.
 
@@ -337,16 +288,17 @@ class Session:
         if self._cancelling is not None:
             return True
         log.info("session {id}: a cancel request from {peer}", id=self.id, peer=header.client_address)
-        assert self._database is not None
+        database = self._record.database
+        assert database is not None
         assert self._credentials is not None
         assert self._server_key is not None
         self._cancelling = Deferred.fromCoroutine(
             send_cancel(
-                self._around.dial(self._database),
+                self._around.dial(database),
                 self._credentials,
                 self._server_key,
-                service=self._database.name,
-                host=self._database.uri.host,
+                service=database.name,
+                host=database.uri.host,
                 clock=self._around.clock,
             )
         )
@@ -375,8 +327,7 @@ class Session:
             return
         log.warn("session {id} ended: {error} {detail}", id=self.id, error=error, detail=error.detail)
         if isinstance(error, MalformedMessage):
-            payload = error.payload
-            self._append_quietly(lambda events, now: events.malformed(now, payload))
+            self._record.malformed(error.payload)
         self._tell(error_for(error))
         self._end(error.code)
 
@@ -390,23 +341,9 @@ class Session:
         if self._over:
             return
         log.info("session {id} refused: {error} {detail}", id=self.id, error=error, detail=error.detail)
-        self._record_failure(error.public, "; ".join(getattr(error, "reasons", ())))
+        self._record.failure(error.public, "; ".join(getattr(error, "reasons", ())))
         self._transport.write(error.raw if isinstance(error, DatabaseRefused) else error_for(error))
         self._end(error.code)
-
-    def _record_failure(self, told: str, reasons: str = "") -> None:
-        identity, message = self._identity, self._message
-        self._append_quietly(
-            lambda events, now: events.start(
-                now,
-                success=False,
-                client_address=self._header.client_address,
-                roles=identity.roles if identity else (),
-                parameters=_readable(message) if message else {},
-                error=reasons or told,
-                message=told,
-            )
-        )
 
     def _unexpected(self, reason: Failure) -> None:
         """A fault of ours; or the end of the session has cancelled its opening, which is none."""
@@ -428,8 +365,8 @@ class Session:
         self._lost = True
         if self._over:
             self._stop_timer()
-        elif not self._started and self._message is not None:
-            self._record_failure("the client closed the connection before it was let in")
+        elif not self._started and self._record.message is not None:
+            self._record.failure("the client closed the connection before it was let in")
         self._end("client closed the connection")
 
     def _end(self, reason: str) -> None:
@@ -440,7 +377,7 @@ class Session:
         self._receiver = self._drop
         self._early.clear()
         if self._started:
-            self._append_quietly(lambda events, now: events.end(now, reason))
+            self._record.end(reason)
         for waiting in (self._running, self._cancelling):
             if waiting is not None:
                 waiting.cancel()
@@ -458,30 +395,3 @@ class Session:
         """The client did not take the last words in time."""
         self._timer = None
         self._transport.abortConnection()
-
-    @property
-    def _service_name(self) -> str:
-        return self._database.name if self._database else ""
-
-    def _make_events(self) -> SessionEvents:
-        identity, message, database = self._identity, self._message, self._database
-        return SessionEvents(
-            cluster_name=self._around.cluster,
-            server_id=self._around.server_id,
-            sid=self._header.session_id,
-            user=identity.name if identity else "",
-            db_service=self._service_name,
-            db_protocol=database.protocol if database else "postgres",
-            db_uri=str(database.uri) if database else "",
-            db_name=message.database if message else "",
-            db_user=message.user if message else "",
-            new_uid=self._around.new_uid,
-        )
-
-
-def _readable(message: StartupMessage) -> dict[str, str]:
-    """The startup parameters as text; what is no UTF-8 stays visible."""
-    return {
-        name.decode("utf-8", "backslashreplace"): value.decode("utf-8", "backslashreplace")
-        for name, value in message.parameters
-    }

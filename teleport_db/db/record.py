@@ -1,0 +1,147 @@
+"""A session's audit record: each event is in the spool before what it tells of happens.
+
+::
+
+    start(success) | failure             ei 0
+    statements, malformed ...            ei 1, 2, ...   a number that was not written goes to the next event
+    end                                  after a successful start only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from teleport_db.audit.events import SessionEvents
+from teleport_db.config.model import Database
+from teleport_db.errors import AuditUnavailable
+from teleport_db.identity import Identity
+from teleport_db.pgwire.frontend import Statement
+from teleport_db.pgwire.startup import StartupMessage
+
+log = Logger()
+
+
+class Append(Protocol):
+    """Writes events into the spool, or raises AuditUnavailable.
+
+    ``closing`` events end a session, and may use what the spool keeps free for that.
+    """
+
+    def __call__(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None: ...
+
+
+class SessionRecord:
+    """What is written of one session.
+
+    :ivar identity: whose session it is, once that was verified.
+    :ivar message: what the client asked for, once it has.
+    :ivar database: where the session leads, once that was found.
+    """
+
+    identity: Identity | None = None
+    message: StartupMessage | None = None
+    database: Database | None = None
+
+    def __init__(
+        self,
+        append: Append,
+        *,
+        clock: IReactorTime,
+        new_uid: Callable[[], str],
+        cluster: str,
+        server_id: str,
+        sid: str,
+        client_address: str,
+    ) -> None:
+        self._append = append
+        self._clock = clock
+        self._new_uid = new_uid
+        self._cluster, self._server_id = cluster, server_id
+        self._sid, self._client_address = sid, client_address
+        self._made: SessionEvents | None = None
+
+    @property
+    def service(self) -> str:
+        """The database service; empty as long as it is not known."""
+        return self.database.name if self.database else ""
+
+    @property
+    def _events(self) -> SessionEvents:
+        """Makes the events; first asked for when all that they say is known."""
+        if self._made is None:
+            identity, message, database = self.identity, self.message, self.database
+            self._made = SessionEvents(
+                cluster_name=self._cluster,
+                server_id=self._server_id,
+                sid=self._sid,
+                user=identity.name if identity else "",
+                db_service=self.service,
+                db_protocol=database.protocol if database else "postgres",
+                db_uri=str(database.uri) if database else "",
+                db_name=message.database if message else "",
+                db_user=message.user if message else "",
+                new_uid=self._new_uid,
+            )
+        return self._made
+
+    def _write(self, made: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
+        try:
+            self._append(made, closing=closing)
+        except BaseException:
+            for _ in made:
+                self._events.withdraw()
+            raise
+
+    def _write_last(self, made: Mapping[str, Any]) -> None:
+        """For what ends a session anyway: a spool that cannot be written is logged, nothing runs for it."""
+        try:
+            self._write([made], closing=True)
+        except AuditUnavailable as error:
+            log.error("an event of session {id} was not recorded: {detail}", id=self._sid, detail=error.detail)
+
+    def start(self) -> None:
+        """The client is about to be let in; AuditUnavailable when it must not be."""
+        self._write([self._start(success=True)])
+
+    def failure(self, told: str, reasons: str = "") -> None:
+        """The client was not let in.
+
+        :param told: what it was told.
+        :param reasons: for whoever reads the log, where they are others.
+        """
+        self._write_last(self._start(success=False, error=reasons or told, message=told))
+
+    def _start(self, **more: Any) -> Mapping[str, Any]:
+        return self._events.start(
+            self._clock.seconds(),
+            client_address=self._client_address,
+            roles=self.identity.roles if self.identity else (),
+            parameters=_readable(self.message) if self.message else {},
+            **more,
+        )
+
+    def statements(self, statements: Sequence[Statement]) -> None:
+        """The client's statements, before they go on; AuditUnavailable when they must not."""
+        now = self._clock.seconds()
+        make = self._events.statement
+        self._write([make(now, statement) for statement in statements])
+
+    def malformed(self, payload: bytes) -> None:
+        """A message that is none of PostgreSQL's."""
+        self._write_last(self._events.malformed(self._clock.seconds(), payload))
+
+    def end(self, reason: str) -> None:
+        """A session that was started is over."""
+        self._write_last(self._events.end(self._clock.seconds(), reason))
+
+
+def _readable(message: StartupMessage) -> dict[str, str]:
+    """The startup parameters as text; what is no UTF-8 stays visible."""
+    return {
+        name.decode("utf-8", "backslashreplace"): value.decode("utf-8", "backslashreplace")
+        for name, value in message.parameters
+    }

@@ -40,8 +40,6 @@ PLAIN, PLUS = "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"
 MAX_ITERATIONS = 1_000_000
 #: Bytes of one message of a server; PostgreSQL's have about 100.
 MAX_MESSAGE = 4096
-#: Bytes of a key: those of SHA-256.
-KEY_SIZE = 32
 
 _NONCE = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
 _ITERATIONS = re.compile(r"[1-9][0-9]{0,9}")
@@ -97,13 +95,15 @@ class ScramClient:
     :param nonce: printable ASCII without a comma, new for each exchange and not to be guessed.
     :param binding: the hash of the server's certificate, as ``tls-server-end-point`` has it; None where
         there is none to bind to.
+    :param user: PostgreSQL takes no notice of it.
     """
 
-    def __init__(self, password: bytes, *, nonce: str, binding: bytes | None) -> None:
+    def __init__(self, password: bytes, *, nonce: str, binding: bytes | None, user: str = "") -> None:
         if not _NONCE.fullmatch(nonce):
             raise LocalProtocolError("a nonce is printable and has no comma")
         self._password = password
         self._nonce = nonce
+        self._user = user.replace("=", "=3D").replace(",", "=2C")
         self._binding = binding
         self._step = Step.NEW
         self._header = ""
@@ -141,7 +141,7 @@ class ScramClient:
                 f"the database offers {_listed(offered)} only, and its agent speaks SCRAM-SHA-256"
                 + (" (its certificate's signature has no hash to bind to)" if PLUS in offered else "")
             )
-        self._first = f"n=,r={self._nonce}"
+        self._first = f"n={self._user},r={self._nonce}"
         self._step = following
         return chosen, (self._header + self._first).encode()
 

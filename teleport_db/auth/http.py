@@ -116,7 +116,7 @@ def auth_site(server: AuthServer, *, reactor: IReactorTime) -> Site:
     The TLS context asks for a client certificate and takes calls without one (``lenient_clients`` or
     ``client_cas`` without ``client_required``).
     """
-    return BoundedSite(API(server).resource(), reactor=reactor)
+    return BoundedSite(API(server).resource(), reactor=reactor, strangers=True)
 
 
 def _named(route: Route, render: Callable[..., Deferred[bytes]]) -> Callable[..., Deferred[bytes]]:

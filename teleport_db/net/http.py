@@ -8,6 +8,9 @@ headers first (row 28 of the security notes)::
     chunked body               > max_body     ─▶ 413, at the chunk that is too much
     a request in parts         > timeout      ─▶ closed, however steadily its bytes drip
 
+Who has shown no certificate may be anybody, as often as he likes: of such a connection the site takes less, for
+a shorter time.
+
 Bodies stay in memory, so that no password is ever in a temporary file; and there is no access log, since
 paths can hold tokens.
 """
@@ -30,6 +33,9 @@ from twisted.web.server import Site
 #: Seconds a refused client may go on sending, so that it reads the answer before the connection is reset.
 LINGER = 2.0
 
+#: Of who shows no certificate: bytes of a body, and seconds for a request, and between two.
+STRANGER_BODY, STRANGER_SECONDS = 65536, 10
+
 _PHRASES = {413: "Content Too Large", 431: "Request Header Fields Too Large"}
 
 
@@ -37,6 +43,7 @@ class BoundedChannel(HTTPChannel):
     """One connection of a :class:`BoundedSite`."""
 
     max_body = 0
+    strangers = False
     callLater: Callable[..., IDelayedCall]
     transport: Any
     _networkProducer: Any
@@ -49,6 +56,13 @@ class BoundedChannel(HTTPChannel):
         self._lingering: IDelayedCall | None = None
 
     # Limits.
+
+    def connectionMade(self) -> None:
+        """By now it is known whether there is a certificate."""
+        if self.strangers and getattr(self.transport, "peer_certificate", None) is None:
+            self.max_body = min(self.max_body, STRANGER_BODY)
+            self.timeOut = STRANGER_SECONDS if self.timeOut is None else min(self.timeOut, STRANGER_SECONDS)
+        super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         """What a refused client still sends is dropped."""
@@ -169,6 +183,7 @@ class BoundedSite(Site):
     :param max_body: bytes.
     :param max_headers: bytes, the request line included.
     :param timeout: seconds for a whole request, and for idling between requests.
+    :param strangers: hold who shows no certificate to :data:`STRANGER_BODY` and :data:`STRANGER_SECONDS`.
     """
 
     def __init__(
@@ -179,16 +194,19 @@ class BoundedSite(Site):
         max_body: int = 2**20,
         max_headers: int = 16384,
         timeout: float = 60.0,
+        strangers: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(resource, reactor=reactor, timeout=timeout, **kwargs)
         self.max_body = max_body
         self.max_headers = max_headers
+        self.strangers = strangers
 
     def protocol(self) -> BoundedChannel:  # type: ignore[override]
         """HTTP/1.1 only: HTTP/2 has limits of other kinds."""
         channel = BoundedChannel()
         channel.max_body = self.max_body
+        channel.strangers = self.strangers
         channel.totalHeadersSize = self.max_headers
         channel.MAX_LENGTH = self.max_headers
         return channel

@@ -48,7 +48,7 @@ log = Logger()
 COOKIE = b"__Host-csrf"
 
 #: Bytes of a form, and fields in it.
-MAX_FORM, MAX_FIELDS = 65536, 16
+MAX_FORM, MAX_FIELDS = 32768, 16
 
 #: Characters of a password; auth decides, the page tells before it has to.
 MIN_PASSWORD, MAX_PASSWORD = 8, 1024

@@ -182,4 +182,4 @@ def web_resource(webapi: WebAPI, pages: Pages) -> IResource:
 
 def web_site(resource: IResource, *, reactor: IReactorTime) -> BoundedSite:
     """The site of a resource; bodies are parsed by whoever asked for one, not before."""
-    return BoundedSite(resource, reactor=reactor, parsePOSTFormSubmission=False)
+    return BoundedSite(resource, reactor=reactor, strangers=True, parsePOSTFormSubmission=False)

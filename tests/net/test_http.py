@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from teleport_db.net.http import LINGER, BoundedSite
+from teleport_db.net.http import LINGER, STRANGER_BODY, STRANGER_SECONDS, BoundedSite
 from teleport_db.net.tlslayer import TLSLayer, TLSServerFactory
 from tests.memory import Wire, pair
 from tests.net import material
@@ -76,6 +76,10 @@ class Served(SynchronousTestCase):
         self.clock.advance(LINGER)
         self.assertIsInstance(self.client.reason.value, ConnectionLost)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class SiteTests(Served):
+    """What a site takes of anybody whom it knows."""
 
     def test_ordinary(self) -> None:
         """A request is answered, another on the same connection too, however divided."""
@@ -237,3 +241,51 @@ class Served(SynchronousTestCase):
             wire.flush()
             self.assertIsNotNone(self.client.reason)
             self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class StrangerTests(Served):
+    """Who shows no certificate gets less."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.site.strangers = True
+
+    def test_body(self) -> None:
+        """64 KiB are taken, one byte more is refused before any of it."""
+        self.connect()
+        length = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        self.send(length % STRANGER_BODY + b"x" * STRANGER_BODY)
+        self.assertEqual(self.answer()[0], 200)
+        self.wire.cut()
+        self.leaf.seen.clear()
+        self.connect()
+        self.send(length % (STRANGER_BODY + 1))
+        self.assert_refused(413)
+
+    def test_time(self) -> None:
+        """A request has ten seconds, and so has the time before and after one."""
+        for begun in (b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
+            self.connect()
+            self.send(begun)
+            self.clock.advance(STRANGER_SECONDS - 1)
+            self.assertIsNone(self.client.reason)
+            self.clock.advance(2)
+            self.wire.flush()
+            self.assertIsNotNone(self.client.reason)
+
+    def test_known(self) -> None:
+        """With a certificate the limits are the site's own."""
+        server = material.server_context(clients=True)
+        client = material.client_context(pem=material.client_pem())
+        factory = TLSServerFactory(self.site, server, clock=self.clock)
+        body = b"x" * (STRANGER_BODY + 1)
+        self.client = HalfRecorder(
+            greeting=b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        layer = TLSLayer(self.client, client, server_side=False, clock=self.clock)
+        wire = pair(layer, factory.buildProtocol(None))
+        wire.flush()
+        self.assertEqual(self.answer()[0], 200)
+        self.clock.advance(STRANGER_SECONDS + 1)
+        wire.flush()
+        self.assertIsNone(self.client.reason)

@@ -58,7 +58,7 @@ class WebAPITests(APICase):
 
     def test_bodies(self) -> None:
         """What is no object of JSON does not reach auth."""
-        for body in (b"{", b"[]", b"null", b'"x"', b"\xff", b"[" * 100000, b'{"a":1}'):
+        for body in (b"{", b"[]", b"null", b'"x"', b"\xff", b"[" * 60000, b'{"a":1}'):
             self.assert_error(self.send_json("/webapi/login", body), 400, "bad_request")
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", None):
             self.assert_error(

@@ -6,7 +6,6 @@ A body is what a stranger sent.  What is missing, of another type or too large i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,8 @@ from teleport_db.errors import BadRequest
 MAX_TEXT = 4096
 #: Entries of a list or a mapping.
 MAX_ENTRIES = 1000
+#: A number is seconds: no life is longer, and JSON's whole numbers have no end.
+MAX_NUMBER = 1 << 53
 
 
 def mapping(value: object, what: str) -> dict[str, Any]:
@@ -42,8 +43,8 @@ def number(body: Mapping[str, Any], name: str, default: float) -> float:
     value = body.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise BadRequest(f"{name} must be a number, zero or more")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_NUMBER:
+        raise BadRequest(f"{name} must be a number, zero or more, and no larger than {MAX_NUMBER}")
     return float(value)
 
 

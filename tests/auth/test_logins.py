@@ -19,6 +19,12 @@ from tests.auth.support import AuthCase, certificate
 class LoginTests(AuthCase):
     """A password alone."""
 
+    async def test_life_beyond_numbers(self) -> None:
+        """A whole number larger than any that computers calculate with is refused as any other nonsense."""
+        await self.add_user()
+        for ttl in (10**400, 2**53 + 1, -1, True, "60", [60]):
+            await self.assertFailure(self.login(ttl=ttl), BadRequest)
+
     async def test_login(self) -> None:
         """The right password gets a certificate of the user's own roles and traits, and an event of it."""
         await self.add_user(traits={"db_names": ["app"], "db_users": ["alice"]})

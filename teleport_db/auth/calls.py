@@ -369,7 +369,7 @@ def _check_event(host: Identity, event: dict[str, Any], cluster: str) -> None:
         raise BadRequest("an event has an event and a code")
     if event.get("server_id") != host.name or event.get("cluster_name") != cluster:
         raise AccessDenied("a host ships events of its own only")
-    if "db" in host.roles and kind.startswith("db."):
+    if "db" in host.roles and kind.startswith("db.session."):
         return
     if "proxy" in host.roles and kind == "db.session.start" and event.get("success") is False:
         return

@@ -337,6 +337,7 @@ class AuditTests(AuthCase):
             {"cluster_name": "other"},
             {"event": "user.login"},
             {"event": "role.created"},
+            {"event": "db.create"},
         ):
             await self.assertFailure(self.ship(agent, self.event(agent), self.event(agent, **wrong)), AccessDenied)
         self.assertEqual(len(self.audit.received), 2)

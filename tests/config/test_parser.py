@@ -11,6 +11,8 @@ from teleport_db.config import (
     Address,
     Config,
     DynamicLabel,
+    PasswordLogin,
+    Secret,
     StaticToken,
     check,
     load_documents,
@@ -117,6 +119,56 @@ REFUSED: list[tuple[str, int, str, str]] = [
         "too short",
     ),
     (database("aws: {regoin: x}"), 7, "db_service.databases[0].aws.regoin", "did you mean region"),
+    (database("credentials: []"), 7, "db_service.databases[0].credentials", "a mapping belongs here"),
+    (database("credentials: {}"), 7, "db_service.databases[0].credentials", "nobody's password"),
+    (database("credentials: {users: {}}"), 7, "db_service.databases[0].credentials", "nobody's password"),
+    (database("credentials:", "  pasword_file: /p"), 8, "db_service.databases[0].credentials.pasword_file", "did you"),
+    (database("credentials:", "  password_file: p"), 8, "db_service.databases[0].credentials.password_file", "absol"),
+    (database("credentials:", "  password_env: a-b"), 8, "db_service.databases[0].credentials.password_env", "not the"),
+    (
+        database("credentials:", "  password_file: /p", "  password_env: P"),
+        9,
+        "db_service.databases[0].credentials.password_env",
+        "not both",
+    ),
+    (
+        database("credentials:", "  users:", "    al: {password: hunter2}"),
+        9,
+        "db_service.databases[0].credentials.users.al.password",
+        "does not belong in this file",
+    ),
+    (database("credentials: {password: x}"), 7, "db_service.databases[0].credentials.password", "does not belong"),
+    (database("credentials: {users: [al]}"), 7, "db_service.databases[0].credentials.users", "users are a mapping"),
+    (
+        database("credentials:", "  users:", "    al: {}"),
+        9,
+        "db_service.databases[0].credentials.users.al",
+        "password_file or password_env is missing",
+    ),
+    (
+        database("credentials:", f"  users: {{{'a' * 64}: {{password_env: P}}}}"),
+        8,
+        "db_service.databases[0].credentials.users." + "a" * 64,
+        "not the name of a database user",
+    ),
+    (
+        database("credentials: {password_env: P, require_auth: [md5, scram-sha256]}"),
+        7,
+        "db_service.databases[0].credentials.require_auth[1]",
+        "did you mean scram-sha-256",
+    ),
+    (
+        database("credentials: {password_env: P, require_auth: gss}"),
+        7,
+        "db_service.databases[0].credentials.require_auth",
+        "'gss' is not supported",
+    ),
+    (
+        database("aws: {region: x}", "credentials: {password_env: P}"),
+        8,
+        "db_service.databases[0].credentials",
+        "one of the two",
+    ),
     (database("gcp: {project: x}"), 7, "db_service.databases[0].gcp", "not supported"),
     # YAML
     ("teleport:\n  nodename: a\nteleport:\n", 3, "teleport", r"given twice \(first in line 1\)"),
@@ -161,6 +213,29 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(
             (aurora.name, aurora.aws_region, dict(aurora.static_labels)), ("aurora", "us-east-1", {"env": "dev"})
         )
+
+    def test_example_credentials(self) -> None:
+        """The database with passwords that conf/db.yaml has commented out means what it says."""
+        text = (CONF / "db.yaml").read_text()
+        _, metrics = parse(re.sub(r"(?m)^  # (- name: \"metrics\"| )", r"  \1", text), "").db.databases
+        self.assertEqual(
+            metrics.credentials,
+            PasswordLogin(
+                Secret(file="/etc/teleport/metrics.password"),
+                {"alice": Secret(env="METRICS_ALICE_PASSWORD")},
+                ("scram-sha-256",),
+            ),
+        )
+        assert metrics.credentials is not None
+        self.assertEqual(str(metrics.credentials.secret_for("bob")), "/etc/teleport/metrics.password")
+        self.assertEqual(str(metrics.credentials.secret_for("alice")), "environment variable METRICS_ALICE_PASSWORD")
+        self.assertIsNone(PasswordLogin(None, {"alice": Secret(env="A")}).secret_for("bob"))
+
+    def test_no_secret_is_repeated(self) -> None:
+        """What somebody wrote in the wrong place does not get into an error's text."""
+        for line in ("{password: hunter2}", "{password_env: 'hunter2!'}", "{users: {al: {password: hunter2}}}"):
+            error = self.assertRaises(ConfigError, parse, database(f"credentials: {line}"), "")
+            self.assertNotIn("hunter2", str(error))
 
     def test_sample(self) -> None:
         """What `teleport configure` prints parses, and so does every line it has commented out."""

@@ -116,6 +116,13 @@ def user_pair(
     return certified(ca or authority("user"), name, identity=identity, **more)
 
 
+def put_user(name: str, roles: tuple[str, ...] = ("dev",), **traits: list[str]) -> dict[str, Any]:
+    """A watch's word of a user."""
+    spec = {"roles": list(roles), "traits": traits}
+    resource = {"kind": "user", "version": "v2", "metadata": {"name": name}, "spec": spec}
+    return {"type": "put", "kind": "user", "name": name, "resource": resource}
+
+
 @cache
 def alice() -> KeyPair:
     return user_pair()
@@ -499,7 +506,7 @@ class AgentRig:
     def allow(self, **rules: Any) -> None:
         """Let role dev allow this."""
         change = {"type": "put", "kind": "role", "name": "dev", "resource": dev_role(**rules)}
-        self.policy.apply({"reset": True, "changes": [change]})
+        self.policy.apply({"reset": True, "changes": [change, put_user("alice")]})
 
     def _tunnel(self) -> TunnelProtocol:
         check = proxies_only(lambda: authority("host").certificate_pem, self.cluster.clock)

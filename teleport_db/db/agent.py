@@ -149,7 +149,12 @@ class Agent(MultiService):
         )
         self.api = APIClient(api_endpoint, auth_name(cluster), reactor=reactor)
         self._watch = PolicyWatch(
-            self.policy, self.api.call, clock=reactor, heard=self._ready_to_serve, uniform=uniform
+            self.policy,
+            self.api.call,
+            clock=reactor,
+            heard=self._ready_to_serve,
+            changed=self._reconsider,
+            uniform=uniform,
         )
         self._shipper = Shipper(spool, sender(self.api.call, lambda: host_id), clock=reactor, in_thread=in_thread)
         self._presence = LoopingCall(self._announce)
@@ -213,6 +218,10 @@ class Agent(MultiService):
 
     def stopService(self) -> Deferred[Any]:
         return Deferred.fromCoroutine(self._stop())
+
+    def _reconsider(self) -> None:
+        for session in list(self._sessions.values()):
+            session.reconsider()
 
     def _cut_sessions(self) -> None:
         for session in list(self._sessions.values()):

@@ -212,9 +212,11 @@ class Session:
     def _authorize(self, identity: Identity, served: Served, message: StartupMessage) -> None:
         """Decide on the names PostgreSQL will really use; raises AccessDenied."""
         message.check()
+        around = self._around
+        standing = around.policy.standing(identity, host_id=around.server_id, now=around.clock.seconds())
         decision = check_session(
-            self._around.policy.roles(identity.roles),
-            identity.traits,
+            standing.roles,
+            standing.traits,
             service=served.database.name,
             labels=served.labels(),
             db_user=message.user,
@@ -312,6 +314,18 @@ class Session:
     def _cancel_done(self, _: None) -> None:
         self._cancelling = None
 
+    def reconsider(self) -> None:
+        """Roles, users or locks have changed: a session that would not be let in now is ended."""
+        record = self._record
+        identity, message = record.identity, record.message
+        served = None if record.database is None else self._around.served.get(record.database.name)
+        if self._over or identity is None or message is None or served is None:
+            return
+        try:
+            self._authorize(identity, served, message)
+        except TeleportDBError as error:
+            self.cut(SessionCut(f"this session was ended: {error}"))
+
     # Ending.
 
     def cut(self, error: SessionCut) -> None:
@@ -329,7 +343,7 @@ class Session:
         if isinstance(error, MalformedMessage):
             self._record.malformed(error.payload)
         self._tell(error_for(error))
-        self._end(error.code)
+        self._end(error.public if isinstance(error, SessionCut) else error.code)
 
     def _tell(self, message: bytes) -> None:
         """Write to the client, unless that would fall into the middle of what the database was saying."""

@@ -30,6 +30,7 @@ from tests.cluster import (
     authority,
     dev_role,
     host_pair,
+    put_user,
     startup,
     tunnel_client,
 )
@@ -59,7 +60,7 @@ class Auth(Resource):
                 if b"since" in request.args:
                     return NOT_DONE_YET
                 change = {"type": "put", "kind": "role", "name": "dev", "resource": dev_role()}
-                answer = {"revision": 1, "reset": True, "changes": [change]}
+                answer = {"revision": 1, "reset": True, "changes": [change, put_user("alice")]}
             case "PUT", "/v1/presence":
                 self.presence = json.load(request.content)["databases"]
             case "DELETE", "/v1/presence":

@@ -6,9 +6,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.db.policy import RETRY_SECONDS, Policy, PolicyWatch
-from teleport_db.errors import AccessDenied, AgentOffline, ConnectionTrouble
-from tests.cluster import dev_role
+from teleport_db.db.policy import RETRY_SECONDS, Policy, PolicyWatch, Standing
+from teleport_db.errors import AccessDenied, AgentOffline, AuthenticationFailed, ConnectionTrouble
+from teleport_db.identity import Identity
+from tests.cluster import dev_role, put_user
 
 
 def put(name: str, **allow: Any) -> dict[str, Any]:
@@ -25,7 +26,13 @@ class PolicyTests(SynchronousTestCase):
         self.policy.apply({"reset": True, "changes": [put("dev"), put("ops")]})
 
     def names(self) -> list[str]:
-        return sorted(self.policy._roles)
+        return [name for name in ("dev", "new", "only", "ops") if self.has(name)]
+
+    def has(self, name: str) -> bool:
+        try:
+            return bool(self.policy.roles([name]))
+        except AccessDenied:
+            return False
 
     def test_never_heard(self) -> None:
         self.assertRaises(AgentOffline, Policy().roles, [])
@@ -40,7 +47,7 @@ class PolicyTests(SynchronousTestCase):
         self.assertEqual(self.names(), ["only"])
 
     def test_other_kinds(self) -> None:
-        self.policy.apply({"changes": [{"type": "put", "kind": "lock", "name": "dev"}]})
+        self.policy.apply({"changes": [{"type": "put", "kind": "surprise", "name": "dev"}]})
         self.assertEqual(self.names(), ["dev", "ops"])
 
     def test_unreadable_role(self) -> None:
@@ -61,6 +68,61 @@ class PolicyTests(SynchronousTestCase):
     def test_missing(self) -> None:
         error = self.assertRaises(AccessDenied, self.policy.roles, ["dev", "gone"])
         self.assertIn('"gone"', str(error))
+
+
+def put_lock(name: str, target: dict[str, str], **spec: str) -> dict[str, Any]:
+    resource = {"kind": "lock", "version": "v2", "metadata": {"name": name}, "spec": {"target": target, **spec}}
+    return {"type": "put", "kind": "lock", "name": name, "resource": resource}
+
+
+class StandingTests(SynchronousTestCase):
+    """What holds for a user now."""
+
+    #: What the certificate says is of the time when it was signed.
+    alice = Identity("user", "alice", "c", roles=("ops",), traits={"db_names": ["old"]}, usage="login")
+
+    def setUp(self) -> None:
+        self.policy = Policy()
+        changes = [put("dev"), put("ops"), put_user("alice", ("dev",), db_names=["main"])]
+        self.policy.apply({"reset": True, "changes": changes})
+
+    def standing(self, now: float = 0.0) -> Standing:
+        return self.policy.standing(self.alice, host_id="agent-1", now=now)
+
+    def test_present(self) -> None:
+        """The user's record of now counts, not the certificate's copy."""
+        standing = self.standing()
+        self.assertEqual([role.name for role in standing.roles], ["dev"])
+        self.assertEqual(standing.traits, {"db_names": ("main",)})
+
+    def test_never_heard(self) -> None:
+        self.assertRaises(AgentOffline, Policy().standing, self.alice, host_id="agent-1", now=0.0)
+
+    def test_deleted(self) -> None:
+        self.policy.apply({"changes": [{"type": "delete", "kind": "user", "name": "alice"}]})
+        error = self.assertRaises(AuthenticationFailed, self.standing)
+        self.assertEqual(str(error), 'user "alice" is not in this cluster any more')
+
+    def test_role_missing(self) -> None:
+        self.policy.apply({"changes": [put_user("alice", ("dev", "gone"))]})
+        self.assertRaises(AccessDenied, self.standing)
+
+    def test_locked(self) -> None:
+        """A lock of the user, of a role of now, or of this agent stops; others do not."""
+        for target in ({"user": "alice"}, {"role": "dev"}, {"server_id": "agent-1"}):
+            self.setUp()
+            self.policy.apply({"changes": [put_lock("l", target, message="on leave")]})
+            self.assertIn("is locked: on leave", str(self.assertRaises(AuthenticationFailed, self.standing)))
+            self.policy.apply({"changes": [{"type": "delete", "kind": "lock", "name": "l"}]})
+            self.standing()
+        for target in ({"user": "bob"}, {"role": "ops"}, {"server_id": "agent-2"}):
+            self.policy.apply({"changes": [put_lock("l", target)]})
+            self.standing()
+
+    def test_lock_expires(self) -> None:
+        self.policy.apply({"changes": [put_lock("l", {"user": "alice"}, expires="1970-01-01T00:01:00Z")]})
+        self.assertRaises(AuthenticationFailed, self.standing, 59.0)
+        self.standing(60.0)
 
 
 class WatchTests(SynchronousTestCase):

@@ -28,7 +28,9 @@ from tests.cluster import (
     authority,
     certificate_of,
     database_context,
+    dev_role,
     host_pair,
+    put_user,
     startup,
     user_pair,
 )
@@ -459,8 +461,33 @@ class CutTests(AgentCase):
         self.cluster.settle()
         self.cut()
         self.refused(client, "57P01", "a lock is in force")
-        self.assertEqual(self.spool.events[-1]["reason"], "cut")
+        self.assertEqual(self.spool.events[-1]["reason"], "a lock is in force")
         self.assertForgotten(self.agent)
+
+    def test_reconsidered(self) -> None:
+        """A session goes on as long as it would be let in now, and is told why it does not."""
+        lock = {"kind": "lock", "metadata": {"name": "l"}, "spec": {"target": {"user": "alice"}, "message": "on leave"}}
+        changes: tuple[tuple[Any, str], ...] = (
+            ({"type": "put", "kind": "lock", "name": "l", "resource": lock}, 'user "alice" is locked: on leave'),
+            ({"type": "delete", "kind": "user", "name": "alice"}, "is not in this cluster any more"),
+            (put_user("alice", ("other",)), 'role "other"'),
+            (
+                {"type": "put", "kind": "role", "name": "dev", "resource": dev_role(db_names=["other"])},
+                'database "shop"',
+            ),
+        )
+        for change, words in changes:
+            self.setUp()
+            client = self.cluster.session()
+            (session,) = self.agent.sessions
+            session.reconsider()
+            self.cluster.settle()
+            self.assertFalse(client.gone)
+            self.agent.policy.apply({"changes": [change]})
+            session.reconsider()
+            self.cluster.settle()
+            self.refused(client, "57P01", words)
+            self.assertIn(words, self.spool.events[-1]["reason"])
 
     def test_before_login(self) -> None:
         """A session that was not let in yet is a failed start."""

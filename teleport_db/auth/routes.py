@@ -62,7 +62,7 @@ ROUTES = (
     Route("POST", "/v1/certificates/database-server", "sign_database_server", rule=("cert_authority", "create")),
     Route("POST", "/v1/certificates/database-client", "sign_database_client", hosts=("db",)),
     # Administration.
-    Route("GET", "/v1/databases", "databases", user=True),
+    Route("GET", "/v1/databases", "databases", user=True, hosts=("proxy",)),
     Route("GET", "/v1/audit", "search_audit", rule=("event", "list")),
     Route("POST", "/v1/users", "add_user", rule=("user", "create")),
     Route("POST", "/v1/users/<name>/reset", "reset_user", rule=("user", "update")),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -153,10 +153,11 @@ class Router:
             log.warn("agent {host} announced databases its token was not made for", host=link.identity.name)
         link.services = allowed
         if link in self._links:
-            self._remember(allowed)
+            self.remember(allowed)
         log.info("agent {host} serves {count} databases", host=link.identity.name, count=len(allowed))
 
-    def _remember(self, names: frozenset[str]) -> None:
+    def remember(self, names: Iterable[str]) -> None:
+        """These services exist, whether or not an agent of theirs is connected."""
         for name in names:
             self._known.pop(name, None)
             self._known[name] = None

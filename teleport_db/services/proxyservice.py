@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -49,6 +50,9 @@ from teleport_db.services.hosts import Host
 
 log = Logger()
 
+#: Seconds until auth is asked again which databases there are, when it did not answer.
+ASK_AGAIN_SECONDS = 5.0
+
 
 def proxy_names(config: Config) -> list[str]:
     """The names and addresses that clients may reach this proxy by: SANs of its certificate."""
@@ -86,6 +90,7 @@ class ProxyProcess(Service):
             context=host.context("agents", lambda held: client_context(cas=[held.host_ca], pair=held.client)),
             clock=reactor,
         )
+        self._asking: Deferred[None] | None = None
         self._closers = Closers()
         self._spool = Spool(os.path.join(config.teleport.data_dir, "spool", "proxy"))
         self._shipper = Shipper(
@@ -231,6 +236,22 @@ class ProxyProcess(Service):
         super().startService()  # type: ignore[no-untyped-call]
         self._host.start()
         self._shipper.start()
+        self._asking = Deferred.fromCoroutine(self._ask_for_services())
+        self._asking.addErrback(lambda reason: log.debug("auth is not asked any more: {reason}", reason=reason))
+
+    async def _ask_for_services(self) -> None:
+        """Learn which services there are, so that one whose agents are still dialling is not said to be unknown."""
+        while True:
+            try:
+                known = await self.api.call("GET", "/v1/databases")
+                self.router.remember(item["name"] for item in known["items"])
+            except CancelledError:
+                raise
+            except Exception as error:
+                log.info("auth does not say which databases there are: {error}", error=error)
+                await deferLater(self._reactor, ASK_AGAIN_SECONDS)
+            else:
+                return
 
     def stopService(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
@@ -238,6 +259,8 @@ class ProxyProcess(Service):
     async def _stop(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
         self._host.stop()
+        if self._asking is not None:
+            self._asking.cancel()
         await self._closers.close()
         await self._shipper.stop()
         self.router.close()

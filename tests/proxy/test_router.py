@@ -48,6 +48,14 @@ class AnnouncementTests(RouterCase):
         self.assertEqual(self.hosts("metrics"), ["agent-1", "agent-2"])
         self.assertRaises(NoSuchDatabase, self.hosts, "other")
 
+    def test_remembered(self) -> None:
+        """A service that is known from elsewhere is offline, not unknown, until an agent dials."""
+        self.router.remember(["aurora"])
+        self.assertRaises(AgentOffline, self.hosts, "aurora")
+        self.assertRaises(NoSuchDatabase, self.hosts, "other")
+        self.cluster.agent("agent-1", ["aurora"])
+        self.assertEqual(self.hosts("aurora"), ["agent-1"])
+
     def test_scope(self) -> None:
         """What a token was not made for is left out, and the rest served."""
         self.cluster.agent("agent-1", ["aurora", "payroll"], scope=("aurora", "metrics"))

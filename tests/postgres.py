@@ -50,23 +50,25 @@ SOURCE = os.environ.get("TELEPORT_DB_TEST_POSTGRES", "any")
 #: For a test case's ``skip``: what this machine lacks, else None.
 skip: str | None = _script.why_not(SOURCE)
 
+why_not = _script.why_not
+
+#: By source: a server, or why there is none.
 _state: dict[str, object] = {}
 
 
-def shared() -> PostgresServer:  # type: ignore[valid-type]
-    """The run's one server; whoever uses it sets TLS and drops what it creates.
+def shared(source: str = SOURCE) -> PostgresServer:  # type: ignore[valid-type]
+    """The run's one server of a source; whoever uses it sets TLS and drops what it creates.
 
     :raises SkipTest: when this machine turns out to lack something, in words.
     """
-    if "reason" in _state:
-        raise SkipTest(str(_state["reason"]))
-    if "server" not in _state:
-        server = PostgresServer(SOURCE)
+    if source not in _state:
+        server = PostgresServer(source)
         try:
             server.start()
+            atexit.register(server.stop)
+            _state[source] = server
         except Unavailable as trouble:
-            _state["reason"] = trouble
-            raise SkipTest(str(trouble)) from None
-        atexit.register(server.stop)
-        _state["server"] = server
-    return _state["server"]
+            _state[source] = trouble
+    if isinstance(_state[source], Unavailable):
+        raise SkipTest(str(_state[source]))
+    return _state[source]

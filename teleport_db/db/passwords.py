@@ -36,9 +36,12 @@ AT_ONCE = 2
 
 def read_secret(path: str) -> tuple[bytes, int]:
     """The content of a regular file, at most a byte more than a password has, and the file's mode; OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
+
+    def at_once(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)  # nobody waits for a pipe's writer
+
+    with open(path, "rb", opener=at_once) as file:
+        mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode):
             raise OSError(0, "it is not a regular file")
         return file.read(MAX_PASSWORD + 3), mode

@@ -94,32 +94,49 @@ class Side(Protocol):
             self.other.end(reason)
 
 
+class _Far(Side):
+    """The other end of a forwarder."""
+
+    spoke = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.spoke = True
+        super().dataReceived(data)
+
+
 class Forwarder(Side):
     """A side that opens its other end itself.
 
     :param endpoint: where the bytes go.
-    :param connected: called when the other end stands.
+    :param answered: called once, when the peer answers to what the other end has said: of TLS that is the
+        rest of the handshake, and a ClientHello alone, which costs nothing to repeat, is not.
     """
 
-    def __init__(self, endpoint: IStreamClientEndpoint, connected: Callable[[], None] | None = None) -> None:
+    def __init__(self, endpoint: IStreamClientEndpoint, answered: Callable[[], None] | None = None) -> None:
         super().__init__()
         self._endpoint = endpoint
-        self._connected = connected
+        self._answered = answered
+        self._far: _Far | None = None
         self._connecting: Deferred[Any] | None = None
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
         transport.pauseProducing()
-        self._connecting = self._endpoint.connect(Factory.forProtocol(Side))
+        self._connecting = self._endpoint.connect(Factory.forProtocol(_Far))
         self._connecting.addCallbacks(self._made, self._failed)
         self._connecting.addErrback(lambda reason: log.failure("a stream could not be forwarded", reason))
 
-    def _made(self, other: Side) -> None:
+    def dataReceived(self, data: bytes) -> None:
+        if self._answered is not None and self._far is not None and self._far.spoke:
+            answered, self._answered = self._answered, None
+            answered()
+        super().dataReceived(data)
+
+    def _made(self, other: _Far) -> None:
         self._connecting = None
+        self._far = other
         self.join(other)
         if self.reason is None:
-            if self._connected is not None:
-                self._connected()
             transport: Any = self.transport
             transport.resumeProducing()
 

@@ -156,7 +156,7 @@ class ForwarderTests(SynchronousTestCase):
         self.endpoint = Later()
         self.calls: list[str] = []
         self.a, self.b = Peer(), Peer()
-        self.forwarder = Forwarder(self.endpoint, lambda: self.calls.append("connected"))  # type: ignore[arg-type]
+        self.forwarder = Forwarder(self.endpoint, lambda: self.calls.append("answered"))  # type: ignore[arg-type]
         self.near = pair(self.a, self.forwarder)
 
     def far(self) -> Wire:
@@ -172,10 +172,25 @@ class ForwarderTests(SynchronousTestCase):
         self.near.flush()
         self.assertEqual(len(self.a.transport.outgoing), 4)
         far = self.far()
-        self.assertEqual(self.calls, ["connected"])
         self.near.flush()
         far.flush()
         self.assertEqual(self.b.received, b"sniffed rest")
+
+    def test_answered(self) -> None:
+        """A peer that only asks has said nothing yet; one that goes on after an answer has, once."""
+        self.forwarder.dataReceived(b"hello")
+        far = self.far()
+        self.a.transport.write(b"hello again")
+        self.near.flush()
+        far.flush()
+        self.b.transport.write(b"prove it")
+        far.flush()
+        self.near.flush()
+        self.assertEqual(self.calls, [])
+        for proof in (b"proof", b"more"):
+            self.a.transport.write(proof)
+            self.near.flush()
+        self.assertEqual(self.calls, ["answered"])
 
     def test_refused(self) -> None:
         """A far end that cannot be reached aborts, so that nobody takes it for an answer."""

@@ -90,6 +90,8 @@ def _open(path: str, lock_timeout: float) -> sqlite3.Connection:
             os.fsync(handle)
         finally:
             os.close(handle)
+    else:
+        os.chmod(path, 0o600)  # it may be a copy that was put back; what SQLite puts beside it is alike
     connection = sqlite3.connect(path, timeout=lock_timeout, isolation_level=None)
     # WAL: readers never wait for the writer.  FULL: COMMIT returns when the log is on the disk
     # (https://www.sqlite.org/pragma.html#pragma_synchronous); NORMAL could lose the last commits.

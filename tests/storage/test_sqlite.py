@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 
 from teleport_db.errors import AlreadyExists, BadRequest, ConnectionTrouble, NotFound, RevisionConflict
 from teleport_db.interfaces import Change, IBackend
-from teleport_db.storage.sqlite import SWEEP_INTERVAL, SQLiteBackend
+from teleport_db.storage.sqlite import SWEEP_INTERVAL, SQLiteBackend, _open
 from tests.storage import crash_child
 
 
@@ -123,6 +123,14 @@ class KeysTests(BackendCase):
         self.assertEqual(os.stat(directory).st_mode & 0o777, 0o700)
         for name in os.listdir(directory):
             self.assertEqual(os.stat(os.path.join(directory, name)).st_mode & 0o777, 0o600, name)
+
+    async def test_mode_of_a_copy(self) -> None:
+        """A file that everybody could read, as a copy put back may be, is closed to them."""
+        path = self.mktemp()
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+        os.chmod(path, 0o644)
+        _open(path, 1.0).close()
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
 
     async def test_closed(self) -> None:
         """A closed backend finished what it was asked for and takes nothing more."""

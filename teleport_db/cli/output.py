@@ -33,8 +33,20 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def to_json(value: Any) -> str:
-    """JSON with four blanks, characters as they are."""
-    return json.dumps(value, indent=4, ensure_ascii=False)
+    """JSON with four blanks, letters as they are; what a terminal would obey is escaped as JSON does."""
+    return _escaped(json.dumps(value, indent=4, ensure_ascii=False))
+
+
+def to_json_line(value: Any) -> str:
+    """The same on one line."""
+    return _escaped(json.dumps(value, ensure_ascii=False))
+
+
+def _escaped(text: str) -> str:
+    # Outside of strings JSON has printable characters and new lines only.
+    if all(map(str.isprintable, text.split("\n"))):
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def to_yaml(value: Any) -> str:
@@ -42,7 +54,13 @@ def to_yaml(value: Any) -> str:
     import yaml
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return str(yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True, width=110)).removesuffix("\n")
+
+    def dump(*, letters: bool) -> str:
+        return str(yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=letters, width=110))
+
+    text = dump(letters=True)
+    # YAML takes marks that turn the direction of writing for letters.
+    return (text if all(map(str.isprintable, text.split("\n"))) else dump(letters=False)).removesuffix("\n")
 
 
 def format_argument(

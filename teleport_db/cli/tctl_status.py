@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import Any
 
 from teleport_db.api.http import resource_path
-from teleport_db.cli.output import clean, emit, format_argument, labels, table, timestamp
+from teleport_db.cli.output import clean, emit, format_argument, labels, table, timestamp, to_json_line
 from teleport_db.cli.program import Arguments, Parser
 from teleport_db.cli.tctl_session import client
 from teleport_db.cli.values import seconds
@@ -75,7 +74,7 @@ def audit_ls(arguments: Arguments) -> None:
         events = api.call("GET", "/v1/audit", query=query).get("events", [])
     if arguments.format == "jsonl":
         for event in events:
-            print(json.dumps(event, ensure_ascii=False))
+            print(to_json_line(event))
         return
     headers = ["Time", "Event", "Code", "User", "Database", "Details"]
     emit(events, arguments.format, lambda: table(headers, map(_event_row, events)))

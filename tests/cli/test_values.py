@@ -101,6 +101,19 @@ class OutputTests(SynchronousTestCase):
                 output.emit(value, form, lambda: "T")
             self.assertEqual(stream.getvalue(), expected + "\n")
 
+    def test_terminal(self) -> None:
+        """In no form do texts of other machines reach the terminal as anything but letters."""
+        value = {"\x9bkey": "a\x1b[31m\x7f\x9b2J\u202e\u2028\ud800 é 漢", "new": "\n"}
+        for form in (output.to_json(value), output.to_json_line(value)):
+            self.assertTrue(all(line.isprintable() for line in form.split("\n")), ascii(form))
+            self.assertEqual(json.loads(form), value)
+            self.assertIn("é 漢", form)
+        value.popitem()
+        value["\x9bkey"] = "a\x1b[31m\x7f\x9b2J\u202e\u2028 é 漢"
+        form = output.to_yaml(value)
+        self.assertTrue(all(line.isprintable() for line in form.split("\n")), ascii(form))
+        self.assertEqual(yaml.safe_load(form), value)
+
     def test_times(self) -> None:
         """Points and lengths of time."""
         self.assertEqual(output.moment(1_800_000_000), "2027-01-15 08:00:00 UTC")

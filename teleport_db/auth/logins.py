@@ -127,14 +127,14 @@ class Logins:
         """Give a user a new password; the old one (and a code, where one is needed) opens the door."""
         check_new(new_password)
         async with self._failures.attempt(name, address):
-            await self._prove(name, _Proof(*proof))
+            item = await self._prove(name, _Proof(*proof))
         encoded = await self._passwords.hash(new_password)
-        item = await self._backend.get(CREDENTIALS + name)
+        # What was proven is what is replaced: a reset that came meanwhile stands.
         await self._backend.compare_and_swap(item.key, item.revision, {**item.value, "password": encoded})
         await self._recorder.record("user.password_change", "T1005I", user=name)
 
-    async def _prove(self, name: str, proof: _Proof) -> None:
-        """Raise AuthenticationFailed unless the user exists and proves it."""
+    async def _prove(self, name: str, proof: _Proof) -> Item:
+        """The credentials of a user who proves to be one; AuthenticationFailed else."""
         second_factor = await self._preference.second_factor()
         item = await self._credentials(name)
         stored = {} if item is None else item.value
@@ -151,9 +151,10 @@ class Logins:
         if needed:
             try:
                 # Of any number of logins with one code, one swaps.
-                await self._backend.compare_and_swap(item.key, item.revision, {**stored, "step": step})
+                return await self._backend.compare_and_swap(item.key, item.revision, {**stored, "step": step})
             except (RevisionConflict, NotFound):
                 raise AuthenticationFailed(WRONG) from None
+        return item
 
     async def _credentials(self, name: str) -> Item | None:
         try:

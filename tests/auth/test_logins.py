@@ -12,7 +12,15 @@ from teleport_db.auth.logins import WRONG
 from teleport_db.auth.passwords import THREADS, Passwords, default_hasher
 from teleport_db.certs.keys import der, load_certificate
 from teleport_db.certs.tls import peer_identity
-from teleport_db.errors import AccessDenied, AuditUnavailable, AuthenticationFailed, BadRequest, LimitExceeded, NotFound
+from teleport_db.errors import (
+    AccessDenied,
+    AuditUnavailable,
+    AuthenticationFailed,
+    BadRequest,
+    LimitExceeded,
+    NotFound,
+    RevisionConflict,
+)
 from tests.auth.support import AuthCase, certificate
 
 
@@ -112,6 +120,20 @@ class LoginTests(AuthCase):
         await self.call("POST", "/v1/password", {**body, "old": "correct horse"}, by=alice)
         await self.assertFailure(self.login(), AuthenticationFailed)
         await self.login(password="battery staple")
+
+    async def test_reset_meanwhile(self) -> None:
+        """A reset between the proof and the change stands: who knows only the old password has lost."""
+        await self.add_user()
+        alice, hashing = self.user("alice"), self.server.passwords.hash
+
+        async def reset_first(password: str) -> str:
+            await self.call("POST", "/v1/users/alice/reset")
+            return await hashing(password)
+
+        self.patch(self.server.passwords, "hash", reset_first)
+        body = {"old": "correct horse", "password": "battery staple"}
+        await self.assertFailure(self.call("POST", "/v1/password", body, by=alice), RevisionConflict)
+        await self.assertFailure(self.login(password="battery staple"), AuthenticationFailed)
 
     async def test_namesake(self) -> None:
         """Nobody inherits what a deleted user of the same name knew."""

@@ -498,6 +498,7 @@ class AgentRig:
             user_ca=lambda: authority("user").certificate_pem,
             clock=cluster.clock,
             new_uid=lambda: f"uid-{next(numbers)}",
+            sessions_of=lambda user: sum(session.user == user for session in self.sessions),
         )
         self.pair = agent_pair(name, False, scope)
         self.tunnel = self._tunnel()

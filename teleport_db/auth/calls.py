@@ -143,7 +143,8 @@ class Calls:
     async def watch(self, call: Call) -> dict[str, Any]:
         kinds = [kind for kind in call.query.get("kinds", "").split(",") if kind]
         timeout = call.whole("timeout")
-        return await self._server.watch.changes(kinds, call.whole("since"), 50 if timeout is None else timeout)
+        changes = await self._server.watch.changes(kinds, call.whole("since"), 50 if timeout is None else timeout)
+        return {**changes, "session_defaults": self._server.session_defaults}
 
     async def ship_audit(self, call: Call) -> dict[str, Any]:
         host = call.host()

@@ -113,6 +113,11 @@ class AuthServer:
         self.backend = backend
         self.audit = audit
         self.cluster_name = cluster_name
+        #: Limits of sessions that hold beside those of roles.
+        self.session_defaults = {
+            "client_idle_timeout": config.client_idle_timeout,
+            "disconnect_expired_cert": config.disconnect_expired_cert,
+        }
         self.proxy_address = proxy_address
         self.clock: IReactorTime = IReactorTime(reactor) if clock is None else clock
         self.recorder = Recorder(audit, cluster_name, clock=self.clock)  # type: ignore[arg-type]

@@ -53,6 +53,9 @@ PRESENCE_SECONDS = 30.0
 #: Seconds between attempts to dial a proxy: no less, no more.
 RECONNECT_SECONDS = (1.0, 60.0)
 
+#: Seconds between two looks at the limits of sessions.
+LIMIT_SECONDS = 0.5
+
 #: Seconds a stop waits for what must still be said.
 STOP_SECONDS = 5.0
 
@@ -160,6 +163,8 @@ class Agent(MultiService):
         self._presence = LoopingCall(self._announce)
         self._presence.clock = reactor
         self._soon: IDelayedCall | None = None
+        self._limits = LoopingCall(self._check_limits)
+        self._limits.clock = reactor
         self._around = Surroundings(
             cluster=cluster,
             server_id=host_id,
@@ -171,6 +176,7 @@ class Agent(MultiService):
             user_ca=user_ca,
             clock=reactor,
             new_uid=uid_source(),
+            sessions_of=self._sessions_of,
         )
         check = proxies_only(host_ca, reactor)
         self._accept = StreamFactory(
@@ -215,9 +221,20 @@ class Agent(MultiService):
         super().startService()  # type: ignore[no-untyped-call]
         self._watch.start()
         self._shipper.start()
+        self._limits.start(LIMIT_SECONDS).addErrback(
+            lambda reason: log.failure("the limits of sessions are not checked any more", reason)
+        )
 
     def stopService(self) -> Deferred[Any]:
         return Deferred.fromCoroutine(self._stop())
+
+    def _sessions_of(self, user: str) -> int:
+        return sum(1 for session in self._sessions.values() if session.user == user)
+
+    def _check_limits(self) -> None:
+        now = self._clock.seconds()
+        for session in list(self._sessions.values()):
+            session.check_limits(now)
 
     def _reconsider(self) -> None:
         for session in list(self._sessions.values()):
@@ -239,6 +256,8 @@ class Agent(MultiService):
         for labels in self._labels.values():
             labels.stop()
         self._watch.stop()
+        if self._limits.running:
+            self._limits.stop()
         if self._tunnels:
             await self._last_words()
         await self._shipper.stop()

@@ -17,7 +17,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from teleport_db.access.roles import Role, parse_role
+from teleport_db.access.checker import combined_options
+from teleport_db.access.roles import Options, Role, parse_role
 from teleport_db.errors import AccessDenied, AgentOffline, AuthenticationFailed, TeleportDBError
 from teleport_db.identity import Identity
 
@@ -55,6 +56,7 @@ class Policy:
 
     def __init__(self) -> None:
         self._known: dict[str, dict[str, Any]] = {kind: {} for kind in _READERS}
+        self._defaults = Options()
         self._heard = False
 
     @property
@@ -78,7 +80,13 @@ class Policy:
             except TeleportDBError as error:
                 # A role that cannot be read allows nothing; its denials are missed, so nobody may use it.
                 log.error("{kind} {name} cannot be read and is not used: {error}", kind=kind, name=name, error=error)
+        defaults = answer.get("session_defaults", {})
+        limits = Options(
+            client_idle_timeout=float(defaults.get("client_idle_timeout", 0)),
+            disconnect_expired_cert=bool(defaults.get("disconnect_expired_cert", False)),
+        )
         # All of it or nothing: an answer that breaks off in the middle leaves what was known.
+        self._defaults = limits
         self._known, self._heard = known, True
 
     def standing(self, identity: Identity, *, host_id: str, now: float) -> Standing:
@@ -108,6 +116,10 @@ class Policy:
                 reasons=[f"role {name} does not exist" for name in missing],
             )
         return tuple(roles[name] for name in names)
+
+    def options(self, roles: Sequence[Role]) -> Options:
+        """The limits of these roles and the cluster's own, of each the strictest."""
+        return combined_options([*roles, Role(name="", options=self._defaults)])
 
     def _must_have_heard(self) -> None:
         if not self._heard:

@@ -36,13 +36,17 @@ class FrontendRelay:
         forward: Callable[[bytes], Any],
         failed: Callable[[TeleportDBError], None],
     ) -> None:
-        self._scan = FrontendScanner().feed
+        self._scanner = FrontendScanner()
+        self._scan = self._scanner.feed
+        #: Chunks so far: another number than before means that the client was heard of.
+        self.heard = 0
         self._record = record
         self._forward = forward
         self._failed = failed
 
     def receive(self, data: bytes) -> None:
         """Some bytes of the client."""
+        self.heard += 1
         try:
             forward, statements = self._scan(data)
             if statements:
@@ -53,16 +57,25 @@ class FrontendRelay:
         if forward:
             self._forward(forward)
 
+    @property
+    def rounds(self) -> int:
+        """How many ReadyForQuery the database owes for all that was received."""
+        return self._scanner.rounds
+
 
 class BackendRelay:
     """What the database sends, from its ReadyForQuery on.
+
+    :param rounds: gives how many ReadyForQuery the client is owed by now.
 
     It is passed on as it comes.  That the last chunk ended with ReadyForQuery is noted, no more: so a word
     of our own is put between two messages and never into a row.
     """
 
-    def __init__(self, forward: Callable[[bytes], Any]) -> None:
+    def __init__(self, forward: Callable[[bytes], Any], rounds: Callable[[], int] = lambda: 0) -> None:
         self._forward = forward
+        self._rounds = rounds
+        self._answered = 0
         self._ready = True
         self._chunk = b""
         self._whole = False
@@ -71,11 +84,21 @@ class BackendRelay:
         """Some bytes of the database."""
         before = self._ready
         self._ready = ready = data[-6:-1] == READY
+        if self._rounds() - self._answered > 1:
+            # A pipeline.  A row that looks like a ReadyForQuery only lets the idle clock run a little early.
+            self._answered += data.count(READY)
+        elif ready:
+            self._answered = self._rounds()
         if ready:
             self._chunk = b""
         else:
             self._chunk, self._whole = data, before
         self._forward(data)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the database has answered all that it was asked."""
+        return self._ready and self._answered >= self._rounds()
 
     @property
     def between_messages(self) -> bool:

@@ -24,9 +24,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from teleport_db.access.checker import check_session
+from teleport_db.access.roles import Options
 from teleport_db.certs.tls import peer_identity
 from teleport_db.config.model import Database
 from teleport_db.db.backend import LOGIN_SECONDS, Backend, DatabaseRefused, LoggedIn, open_backend, send_cancel
+from teleport_db.db.limits import SessionLimits, certificate_end
 from teleport_db.db.policy import Policy
 from teleport_db.db.record import Append, SessionRecord
 from teleport_db.db.relay import BackendRelay, FrontendRelay
@@ -34,6 +36,7 @@ from teleport_db.errors import (
     AccessDenied,
     AuthenticationFailed,
     DatabaseUnreachable,
+    LimitExceeded,
     NoSuchDatabase,
     RemoteProtocolError,
     SessionCut,
@@ -75,6 +78,7 @@ class Surroundings:
 
     :param dial: the plain endpoint of a database's address.
     :param user_ca: gives the user CA's certificate, PEM.
+    :param sessions_of: how many sessions of a user there are at this agent, those being opened included.
     """
 
     cluster: str
@@ -87,6 +91,7 @@ class Surroundings:
     user_ca: Callable[[], bytes]
     clock: IReactorTime
     new_uid: Callable[[], str]
+    sessions_of: Callable[[str], int]
 
 
 class Session:
@@ -119,6 +124,8 @@ class Session:
         self._credentials: Credentials | None = None
         self._running: Deferred[None] | None = None
         self._relayed: BackendRelay | None = None
+        self._relay: FrontendRelay | None = None
+        self._limits: SessionLimits | None = None
         self._cancelling: Deferred[None] | None = None
         self._started = False
         self._over = False
@@ -224,6 +231,39 @@ class Session:
         )
         if not decision.allowed:
             raise AccessDenied(decision.public, reasons=decision.reasons)
+        self._limit(around.policy.options(standing.roles))
+
+    def _limit(self, options: Options) -> None:
+        """Take over what the roles limit, now that it is known or has changed."""
+        now = self._around.clock.seconds()
+        if self._limits is None:
+            self._limits = SessionLimits(options, certificate_end(self._header.certificate), now)
+        else:
+            self._limits.options = options
+        most = options.max_db_connections
+        if most and not self._started and self._around.sessions_of(self.user) > most:
+            raise LimitExceeded(
+                f"you have {most} sessions open at this agent, which is all that your roles allow; close one of them"
+            )
+
+    @property
+    def user(self) -> str:
+        """Whose session it is; empty before that is known."""
+        return self._record.identity.name if self._record.identity else ""
+
+    def check_limits(self, now: float) -> None:
+        """End the session when its time is over.
+
+        :param now: seconds since the epoch.
+        """
+        if not self._started or self._over:
+            return
+        assert self._limits is not None
+        assert self._relay is not None
+        assert self._relayed is not None
+        why = self._limits.check(now, heard=self._relay.heard, idle=self._relayed.idle)
+        if why is not None:
+            self.cut(why)
 
     async def _log_in(self, database: Database, message: StartupMessage) -> LoggedIn:
         around = self._around
@@ -264,11 +304,11 @@ class Session:
         )
         backend: Any = self._backend.transport
         self._transport.write(logged_in.greeting)
-        relay = FrontendRelay(record=self._record.statements, forward=backend.write, failed=self._fail)
+        relay = self._relay = FrontendRelay(record=self._record.statements, forward=backend.write, failed=self._fail)
         self._receiver = relay.receive
         self._transport.registerProducer(backend, True)
         backend.registerProducer(self._transport, True)
-        self._relayed = BackendRelay(self._transport.write)
+        self._relayed = BackendRelay(self._transport.write, lambda: relay.rounds)
         self._backend.relay(self._relayed.receive, self._backend_lost)
         early, self._early = b"".join(self._early), []
         if early and not self._over:

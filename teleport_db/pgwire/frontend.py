@@ -84,6 +84,8 @@ _DECODERS: dict[int, Decoder] = {
 _LARGE = {ord("Q"): "Query", ord("P"): "Parse", ord("B"): "Bind", ord("F"): "FunctionCall"}
 #: Describe, Sync, Flush, CopyData, CopyDone, CopyFail, Terminate, and the answers to authentication.
 _UNAUDITED = frozenset(b"DSHdcfXp")
+#: Query, FunctionCall, Sync.
+_ROUNDS = frozenset(b"QFS")
 
 
 class MalformedMessage(RemoteProtocolError):
@@ -166,9 +168,11 @@ def _character_end(data: bytearray, end: int) -> int:
 class FrontendScanner:
     """Finds the audited messages of one session in what its client sends."""
 
-    __slots__ = ("_error", "_held", "_large", "_need", "_passing")
+    __slots__ = ("_error", "_held", "_large", "_need", "_passing", "rounds")
 
     def __init__(self) -> None:
+        #: Messages so far that the server answers with a ReadyForQuery of their own.
+        self.rounds = 0
         self._passing = 0  # bytes of an unaudited message that are still to come
         self._need = 0  # not 0: `_held` waits for so many bytes, or one of the two below is set
         self._held = bytearray()
@@ -231,6 +235,8 @@ class FrontendScanner:
                     raise self._malformed(data, position, "cannot be read") from None
             elif kind not in _UNAUDITED:
                 raise self._malformed(data, position, "is none of PostgreSQL's")
+            if kind in _ROUNDS:
+                self.rounds += 1
             position = following
         if position >= end:
             self._passing = position - end
@@ -262,6 +268,8 @@ class FrontendScanner:
         if kind not in _LARGE:
             raise self._malformed(data, position, f"has an impossible length, {length}")
         body = position + HEADER_SIZE
+        if kind in _ROUNDS:
+            self.rounds += 1
         self._large = _Large(kind, data[position:body], length - 4)
         self._need = 1
         released, more = self._resume_large(data[body:])

@@ -1,0 +1,57 @@
+"""How long a running session may go on: its certificate's end, and its idle time.
+
+The idle clock stands still while anything runs: it counts from the moment when the database had answered
+all that it was asked, and nothing was heard of the client since.
+"""
+
+from __future__ import annotations
+
+import attrs
+from cryptography import x509
+
+from teleport_db.access.roles import Options
+from teleport_db.errors import SessionCut
+
+
+def certificate_end(certificate: bytes) -> float:
+    """Until when a certificate (DER) is valid, in seconds since the epoch."""
+    return x509.load_der_x509_certificate(certificate).not_valid_after_utc.timestamp()
+
+
+def words(seconds: float) -> str:
+    """A time as a person says it: ``10 minutes``."""
+    for size, name in ((3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds >= size and seconds % size == 0:
+            count = int(seconds // size)
+            return f"{count} {name}" + ("s" if count != 1 else "")
+    return f"{seconds:g} seconds"
+
+
+@attrs.define
+class SessionLimits:
+    """The limits of one session.
+
+    :param options: of the user's roles and the cluster together, the strictest.
+    :param valid_until: of the certificate, seconds since the epoch.
+    :param active_at: when the session was last known to do something.
+    :param heard: the count of client's chunks at that time.
+    """
+
+    options: Options
+    valid_until: float
+    active_at: float
+    heard: int = 0
+
+    def check(self, now: float, *, heard: int, idle: bool) -> SessionCut | None:
+        """Why the session must end now, or None.
+
+        :param heard: chunks of the client so far.
+        :param idle: whether the database has answered all that it was asked.
+        """
+        if self.options.disconnect_expired_cert and now >= self.valid_until:
+            return SessionCut("the certificate of this session has expired; log in again: tsh login, tsh db login")
+        if not idle or heard != self.heard:
+            self.heard, self.active_at = heard, now
+        elif 0 < self.options.client_idle_timeout <= now - self.active_at:
+            return SessionCut(f"this session was idle for {words(self.options.client_idle_timeout)}; connect again")
+        return None

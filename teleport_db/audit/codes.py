@@ -12,6 +12,8 @@ CODES: dict[str, str] = {
     "db.delete": "TDB05I",
     "db.session.malformed_packet": "TDB06I",
     "db.session.result": "TDB10I",
+    # Ours: the reference has no word for a cancel.
+    "db.session.cancel": "TDB90I",
     "db.session.postgres.statements.parse": "TPG00I",
     "db.session.postgres.statements.bind": "TPG01I",
     "db.session.postgres.statements.execute": "TPG02I",

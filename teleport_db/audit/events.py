@@ -228,6 +228,10 @@ class SessionEvents:
         """A message that is none of PostgreSQL's; the session ends."""
         return self._event(now, "db.session.malformed_packet", "TDB06I", {"payload": b64encode(payload).decode()})
 
+    def cancel(self, now: float, client_address: str) -> EncodedEvent:
+        """Somebody with the session's key asks to cancel what it is running; ``host:port`` of who."""
+        return self._event(now, "db.session.cancel", CODES["db.session.cancel"], {"addr.remote": client_address})
+
     def statement(self, now: float, statement: Any) -> EncodedEvent:
         """Any audited message of :mod:`teleport_db.pgwire.frontend`, before it goes on."""
         if type(statement).__name__ == "Query":

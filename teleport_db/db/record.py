@@ -3,7 +3,7 @@
 ::
 
     start(success) | failure             ei 0
-    statements, malformed ...            ei 1, 2, ...   a number that was not written goes to the next event
+    statements, cancels, malformed ...   ei 1, 2, ...   a number that was not written goes to the next event
     end                                  after a successful start only
 """
 
@@ -133,6 +133,10 @@ class SessionRecord:
     def malformed(self, payload: bytes) -> None:
         """A message that is none of PostgreSQL's."""
         self._write_last(self._events.malformed(self._clock.seconds(), payload))
+
+    def cancel(self, client_address: str) -> None:
+        """A cancel request, before it goes on; AuditUnavailable when it must not."""
+        self._write([self._events.cancel(self._clock.seconds(), client_address)])
 
     def end(self, reason: str) -> None:
         """A session that was started is over."""

@@ -34,6 +34,7 @@ from teleport_db.db.record import Append, SessionRecord
 from teleport_db.db.relay import BackendRelay, FrontendRelay
 from teleport_db.errors import (
     AccessDenied,
+    AuditUnavailable,
     AuthenticationFailed,
     DatabaseUnreachable,
     LimitExceeded,
@@ -330,6 +331,11 @@ class Session:
         if self._cancelling is not None:
             return True
         log.info("session {id}: a cancel request from {peer}", id=self.id, peer=header.client_address)
+        try:
+            self._record.cancel(header.client_address)
+        except AuditUnavailable as error:
+            self._fail(error)
+            return True
         database = self._record.database
         assert database is not None
         assert self._credentials is not None

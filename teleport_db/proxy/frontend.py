@@ -51,6 +51,12 @@ ANSWER_SECONDS = 90.0
 #: Bytes of a client that are kept while its agent has not answered; then it is not read any more.
 MAX_EARLY = 65536
 
+#: CancelRequests of one address that are looked at, a minute; further ones are dropped.
+CANCELS_A_MINUTE = 600
+
+#: Addresses whose CancelRequests are counted.
+MAX_COUNTED = 10_000
+
 #: Refusals of clients without any certificate that reach the audit log, a minute: they may be anybody's.
 STRANGERS_A_MINUTE = 60
 
@@ -126,6 +132,23 @@ class Allowance:
         return self._used <= self.most
 
 
+class Allowances:
+    """So many a minute for each address; of too many addresses the one that was counted first is forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._by_host: dict[str, Allowance] = {}
+
+    def take(self, host: str, now: float) -> bool:
+        """Whether this address has one left."""
+        allowance = self._by_host.get(host)
+        if allowance is None:
+            if len(self._by_host) >= MAX_COUNTED:
+                del self._by_host[next(iter(self._by_host))]
+            allowance = self._by_host[host] = Allowance(self._most)
+        return allowance.take(now)
+
+
 @attrs.frozen
 class Gateway:
     """What all PostgreSQL connections of a proxy share.
@@ -141,6 +164,7 @@ class Gateway:
     refused: Callable[[Refusal], None]
     clock: IReactorTime
     strangers: Allowance = attrs.field(factory=lambda: Allowance(STRANGERS_A_MINUTE))
+    cancels: Allowances = attrs.field(factory=lambda: Allowances(CANCELS_A_MINUTE))
 
     def identify(self, certificate: bytes | None) -> tuple[Identity, DatabaseRoute]:
         """Who holds this certificate and where it leads; AuthenticationFailed with words for psql."""
@@ -158,6 +182,8 @@ class Gateway:
 
     def cancel(self, address: IAddress, pid: int, secret: bytes) -> None:
         """Pass a CancelRequest to the agent of its session; nobody is told whether there was one."""
+        if not self.cancels.take(str(getattr(address, "host", address)), self.clock.seconds()):
+            return
         endpoint = self.sessions.find(pid, secret)
         if endpoint is None:
             log.info("a cancel request from {peer} fits no session", peer=address)

@@ -1,7 +1,7 @@
 """CancelRequests, from any client's plaintext or TLS to the database of exactly one session."""
 
 from teleport_db.pgwire.messages import cancel_request
-from teleport_db.proxy.frontend import CANCEL_SECONDS, Sessions
+from teleport_db.proxy.frontend import CANCEL_SECONDS, CANCELS_A_MINUTE, Sessions
 from tests.cluster import GREETING, Client, Peer
 from tests.proxy.test_frontend import FrontendCase
 
@@ -21,6 +21,25 @@ class CancelTests(FrontendCase):
         peer.transport.write(cancel_request(pid, secret))
         self.cluster.settle()
         return peer
+
+    def test_recorded(self) -> None:
+        """A cancel is on record before it goes on, with who asked."""
+        self.plain(*self.first.key)
+        (event,) = [event for event in self.agent.spool.events if event["event"] == "db.session.cancel"]
+        self.assertEqual((event["code"], event["user"]), ("TDB90I", "alice"))
+        self.assertTrue(event["addr.remote"].startswith("127.0.0.1:"))
+        self.assertEqual(len(self.agent.database.cancels), 1)
+
+    def test_too_many(self) -> None:
+        """An address that guesses keys is not looked at any more for the rest of the minute."""
+        pid, secret = self.first.key
+        for _ in range(CANCELS_A_MINUTE):
+            self.plain(pid, bytes(4))
+        self.plain(pid, secret)
+        self.assertEqual(self.agent.database.cancels, [])
+        self.cluster.clock.advance(60)
+        self.plain(pid, secret)
+        self.assertEqual(len(self.agent.database.cancels), 1)
 
     def test_client_never_sees_the_servers_key(self) -> None:
         pid, secret = self.first.key

@@ -200,6 +200,13 @@ def make_data_dir(path: str) -> None:
         os.makedirs(path, mode=0o700, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(13, "permission denied")
+        found = os.stat(path)
+        if found.st_mode & 0o022:
+            # Who may write into it can put other files in the place of ours.
+            if found.st_uid == os.geteuid():
+                os.chmod(path, found.st_mode & ~0o022)
+            else:
+                log.warn("{path} can be written to by others; make it 0700", path=path)
     except OSError as error:
         raise ConfigError(
             f"cannot be used: {(error.strerror or str(error)).lower()}; give another with --data-dir",

@@ -1,12 +1,12 @@
 """Decisions, with their reasons.
 
-Deny beats allow (security row 13)::
+Deny beats allow::
 
     a role allows   labels match  and  user matches  and  name matches; one role has to do all three
     a role denies   within its labels, or everywhere without any:
                     user matches  or  name matches; everything when it has labels alone
 
-The names are those that PostgreSQL will use (row 14); making them so is the caller's part.
+The names are those that PostgreSQL will use; making them so is the caller's part.
 """
 
 from __future__ import annotations

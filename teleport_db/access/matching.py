@@ -1,7 +1,7 @@
 """Sets of texts as a role describes them: everything, literals, globs, regular expressions.
 
 Regular expressions are google-re2's, whose time is linear in the text: an administrator's mistake
-cannot stop an agent (security row 15).  They match the whole text, whatever the expression says, so
+cannot stop an agent.  They match the whole text, whatever the expression says, so
 that ``^a|b$`` is ``a`` or ``b`` and not everything that begins with an ``a``.
 """
 

@@ -1,7 +1,7 @@
 """A role as it stands for one user: templates filled in, patterns compiled.
 
-A trait's value is a literal: ``*``, a glob or a regular expression in it is text like any other
-(security row 15).  The one exception is ``*`` where an administrator sets it, that is in an
+A trait's value is a literal: ``*``, a glob or a regular expression in it is text like any other.
+The one exception is ``*`` where an administrator sets it, that is in an
 ``{{internal.…}}`` entry of its own (``tctl users add --db-names='*'``).
 """
 

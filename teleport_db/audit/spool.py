@@ -9,7 +9,7 @@
 
 A statement goes to the database after :meth:`Spool.append` has returned, so whatever ran is in the spool:
 ``os.write`` survives ``kill -9``, and ``fsync`` (each time, or by interval in a thread) survives the power
-going.  What cannot be written ends the session (row 23 of the security table).
+going.  What cannot be written ends the session.
 
 Only what was synced is shipped, so that a number the auth server has seen is never given twice.  A new
 spool begins at the time in microseconds for the same reason: one that was deleted must not come back with

@@ -175,7 +175,7 @@ class Authority:
 def general_name(name: str) -> x509.GeneralName:
     """A SAN entry: an iPAddress for an IP literal, else a dNSName; BadRequest for what is neither.
 
-    No wildcards: nothing here would accept one (row 4).
+    No wildcards: nothing here would accept one.
     """
     try:
         return x509.IPAddress(ipaddress.ip_address(name))

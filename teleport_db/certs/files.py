@@ -1,6 +1,6 @@
 """Files that are there whole or not at all.
 
-Row 5 of the security table::
+::
 
     open .NAME.xxxxxxxx.tmp (0600, exclusive, flock) -> write -> fsync -> rename -> fsync the directory
 

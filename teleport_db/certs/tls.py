@@ -1,6 +1,6 @@
 """TLS contexts, and who the peer of a handshake is.
 
-Contexts are the standard library's (row 1 of the security table)::
+Contexts are the standard library's::
 
     TLS 1.2 with ECDHE and an AEAD, or TLS 1.3; no renegotiation, no compression, no callbacks
 
@@ -126,7 +126,7 @@ def client_context(
 def verify_name(certificate_der: bytes, name: str) -> None:
     """Check that a certificate is for ``name``, a DNS name or an IP literal.
 
-    Only whole SAN entries count: neither the common name nor a wildcard does (row 4).
+    Only whole SAN entries count: neither the common name nor a wildcard does.
 
     Raises AuthenticationFailed, which says whom we wanted and whom the certificate names.
     """

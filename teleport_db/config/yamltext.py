@@ -1,9 +1,8 @@
 """YAML text to a tree that remembers where everything stood.
 
 The tree is built from PyYAML's parse events and never from its constructors, so no tag can make an
-object; aliases, anchors and tags are refused, as are duplicate keys, 1 MiB of text and 32 levels
-(security row 28).  The parser of libyaml is used where it is there: 1 MiB takes the other one
-minutes.
+object; aliases, anchors and tags are refused, as are duplicate keys, 1 MiB of text and 32 levels.
+The parser of libyaml is used where it is there: 1 MiB takes the other one minutes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A web site that refuses before it stores.
 
 Twisted's own ``Site`` spools any body to disk before a resource can refuse it.  This one looks at the
-headers first (row 28 of the security notes)::
+headers first::
 
     request line and headers   > max_headers  ─▶ 431
     Content-Length             > max_body     ─▶ 413, before 100-continue and before a byte of the body

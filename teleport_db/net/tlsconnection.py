@@ -184,7 +184,7 @@ class TLSLayer(Protocol):
             try:
                 self._check(self)
             except Exception:
-                # Row 6 of the security notes: any exception refuses.  The other side gets no close_notify:
+                # Any exception refuses.  The other side gets no close_notify:
                 # a refusal must not look like a clean end.
                 self._fail(Failure())
                 return

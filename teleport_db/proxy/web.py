@@ -6,7 +6,7 @@
                          └─ refused             └─ none     web API (JSON), below /webapi/
                               in HTML or JSON, with the same headers
 
-Row 29 of the security notes.  Pages answer to the proxy's own names only.  The web API answers to any, since
+Pages answer to the proxy's own names only.  The web API answers to any, since
 ``tsh`` may come by an address that only its user knows, and since there is no cookie that would stand for
 somebody; what a browser sends on behalf of another site is refused on both sides.
 """

@@ -1,6 +1,6 @@
 """The checker against an oracle that shares no line with it, on role sets made by dice.
 
-Security row 13 asks for 100,000 of them; ``TELEPORT_DB_ROLE_SETS`` says how many for once.
+``TELEPORT_DB_ROLE_SETS`` says how many of them; 100,000 unless it is set.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ class StatementTests(SynchronousTestCase):
         self.assertEqual(bind["parameters_base64"], {"0": "/w=="})
 
     def test_redacted(self) -> None:
-        """Row 26, wherever SQL can be."""
+        """Wherever SQL can be."""
         sql = b"ALTER ROLE r PASSWORD 'secret\xff'"
         events = session()
         large = b"name\0" + sql + b"\0\0\0"
@@ -229,7 +229,7 @@ class StatementTests(SynchronousTestCase):
         self.assertEqual(bound(b"anything"), ["***", None])
 
     def test_parts(self) -> None:
-        """Row 25: numbered parts, the last with the whole's length and hash."""
+        """Numbered parts, the last with the whole's length and hash."""
         events = session()
         first = events.statement(NOW, StatementPart("Query", 0, b"ALTER ROLE r PASS"))
         second = events.statement(NOW, StatementPart("Query", 1, b"WORD 'sec"))

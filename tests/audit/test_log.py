@@ -1,4 +1,4 @@
-"""Row 24: the log has what it acknowledged, once."""
+"""The log has what it acknowledged, once."""
 
 from __future__ import annotations
 

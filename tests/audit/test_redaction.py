@@ -1,4 +1,4 @@
-"""Row 26: passwords go, everything else stays."""
+"""Passwords go, everything else stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Row 23: what ran is in the spool."""
+"""What ran is in the spool."""
 
 from __future__ import annotations
 
@@ -174,6 +174,9 @@ class QueueTests(SpoolCase):
         self.assertEqual(self.directory.stat().st_mode & 0o777, 0o700)
         for path in self.directory.iterdir():
             self.assertEqual(path.stat().st_mode & 0o777, 0o600, path)
+        deep = self.directory / "spool" / "db"
+        Spool(deep).close()
+        self.assertEqual([path.stat().st_mode & 0o777 for path in (deep, deep.parent)], [0o700, 0o700])
 
 
 class RecoveryTests(SpoolCase):

@@ -1,4 +1,4 @@
-"""Join tokens and hosts: row 11."""
+"""Join tokens and hosts."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -19,7 +19,7 @@ HOST = Identity("host", "1f", "root", roles=("db",))
 
 
 class AuthorityTests(SynchronousTestCase):
-    """Row 2: authorities that are kept apart."""
+    """Authorities that are kept apart."""
 
     def test_four(self) -> None:
         """Each is a P-256 CA of its own, that signs no CAs and lives for ten years."""
@@ -50,7 +50,7 @@ class AuthorityTests(SynchronousTestCase):
 
 
 class IssueTests(SynchronousTestCase):
-    """Row 3: the form of a certificate."""
+    """The form of a certificate."""
 
     ca = Authority.create("host", "root", now=NOW)
 
@@ -114,7 +114,7 @@ class IssueTests(SynchronousTestCase):
                 self.ca.issue(KEY, common_name="a", now=now, ttl=ttl, server=True)
 
     def test_sides(self) -> None:
-        """Row 2: no authority does another's work."""
+        """No authority does another's work."""
         refused = {("user", True), ("db", False), ("db_client", True)}
         for kind in ("user", "host", "db", "db_client"):
             ca = Authority.create(kind, "root", now=NOW)

@@ -1,4 +1,4 @@
-"""Row 5: secrets are there whole or not at all."""
+"""Secrets are there whole or not at all."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ FOREIGN = (
 
 
 class KeyTests(SynchronousTestCase):
-    """Row 2: ECDSA P-256 and PKCS#8, nothing else."""
+    """ECDSA P-256 and PKCS#8, nothing else."""
 
     def test_round_trip(self) -> None:
         key = keys.new_key()

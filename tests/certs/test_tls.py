@@ -55,7 +55,7 @@ CLIENT = pair(USER_CA, identity=ALICE)
 
 
 class VersionTests(SynchronousTestCase):
-    """Row 1: TLS 1.2 and up, AEAD and ECDHE, no renegotiation, no compression."""
+    """TLS 1.2 and up, AEAD and ECDHE, no renegotiation, no compression."""
 
     def test_mutual(self) -> None:
         """Both ends see the other's certificate and agree on TLS 1.3 and a protocol."""
@@ -226,7 +226,7 @@ class ClientTrustTests(SynchronousTestCase):
 
 
 class NameTests(SynchronousTestCase):
-    """Row 4: a SAN of exactly this name."""
+    """A SAN of exactly this name."""
 
     def test_matches(self) -> None:
         for name in ("db.example.com", "DB.Example.COM", "db.example.com.", "127.0.0.1", "::1", "0:0::1"):
@@ -316,7 +316,7 @@ def general(name: str) -> x509.GeneralName:
 
 
 class PeerIdentityTests(SynchronousTestCase):
-    """Row 2: whose word a certificate is."""
+    """Whose word a certificate is."""
 
     def check(self, certificate: bytes, now: float | None = NOW) -> Identity:
         return peer_identity(certificate, user_ca=USER_CA.certificate_pem, host_ca=HOST_CA.certificate_pem, now=now)
@@ -390,7 +390,7 @@ class PeerIdentityTests(SynchronousTestCase):
 
 
 class LoadingTests(SynchronousTestCase):
-    """Row 5 for keys that are in memory only, and refusals in words."""
+    """Keys that are in memory only, and refusals in words."""
 
     def test_chain(self) -> None:
         """A chain behind the certificate is sent."""
@@ -436,7 +436,7 @@ class LoadingTests(SynchronousTestCase):
 
 
 class CallbackTests(SynchronousTestCase):
-    """Row 6: an exception in a TLS callback refuses the connection."""
+    """An exception in a TLS callback refuses the connection."""
 
     def test_none_of_ours(self) -> None:
         """There is no callback that could raise."""

@@ -160,7 +160,7 @@ class RequiredTests(SynchronousTestCase):
 
 
 class HostileTests(SynchronousTestCase):
-    """Row 14: a hostile server ends its own session and nothing else."""
+    """A hostile server ends its own session and nothing else."""
 
     def refuse(self, login: BackendLogin, wire: bytes, kind: type[TeleportDBError] = RemoteProtocolError) -> None:
         self.assertRaises(kind, login.feed, wire)

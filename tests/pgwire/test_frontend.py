@@ -130,7 +130,7 @@ class MessageTests(SynchronousTestCase):
 
 
 class CopyTests(SynchronousTestCase):
-    """Row 13: COPY passes as it came."""
+    """COPY passes as it came."""
 
     def test_row_13_chunks_are_not_copied(self) -> None:
         """A chunk within CopyData, or of whole ones, is released as the object it came as."""
@@ -172,7 +172,7 @@ class CopyTests(SynchronousTestCase):
 
 
 class LengthTests(SynchronousTestCase):
-    """Row 12: impossible lengths are refused on the header."""
+    """Impossible lengths are refused on the header."""
 
     def test_row_12_impossible_lengths(self) -> None:
         """Below 4, and from 1 GiB on, for every type; nothing is held."""
@@ -268,7 +268,7 @@ class MalformedTests(SynchronousTestCase):
 
 
 class LargeTests(SynchronousTestCase):
-    """Row 25 of the security table: no size is too big."""
+    """No size is too big."""
 
     def check(self, wire: bytes, whole: bytes, kind: str, size: int) -> list[Statement]:
         scanner = FrontendScanner()

@@ -10,7 +10,7 @@ from tests.pgwire import fuzz
 
 
 class FuzzTests(SynchronousTestCase):
-    """Row 18 of the security table, in little."""
+    """Mutations and random bytes, in little."""
 
     def test_short_run(self) -> None:
         """Damaged conversations are refused or read, and the run can be repeated."""

@@ -146,7 +146,7 @@ class RefusalTests(SynchronousTestCase):
 
 
 class HostileTests(SynchronousTestCase):
-    """Row 14: a hostile server ends its own session and nothing else."""
+    """A hostile server ends its own session and nothing else."""
 
     def refuse(self, wire: bytes, password: bytes | None = None) -> None:
         for first, second in cuts(wire) if len(wire) < 200 else ((wire, b""),):

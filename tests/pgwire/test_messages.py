@@ -58,7 +58,7 @@ class ErrorTests(SynchronousTestCase):
             self.assertEqual(len(cls.sqlstate), 5, cls)
 
     def test_hostile_errors_are_read_as_far_as_they_go(self) -> None:
-        """Row 14: no terminator, no value, no end, all bytes: never an exception, never much memory."""
+        """No terminator, no value, no end, all bytes: never an exception, never much memory."""
         for body in (b"", b"\0", b"M", b"Mtext", b"M\xff\xfe\0", b"\0M", b"\xffx\0Mtext\0", b"\0" * 100000):
             messages.parse_error(body)
         self.assertEqual(messages.parse_error(b"Mtext"), {"M": "text"})
@@ -79,7 +79,7 @@ class KeyTests(SynchronousTestCase):
                 self.assertEqual(messages.parse_key_data(wire[5:]), (pid, b"s" * size))
 
     def test_sizes(self) -> None:
-        """Row 9: 4 to 256 bytes, no others."""
+        """4 to 256 bytes, no others."""
         for size in (0, 3, 257):
             self.assertRaises(LocalProtocolError, messages.backend_key_data, 1, b"s" * size)
             self.assertRaises(LocalProtocolError, messages.cancel_request, 1, b"s" * size)

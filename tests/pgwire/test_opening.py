@@ -33,7 +33,7 @@ NEGOTIATIONS: list[tuple[bool, list[bytes], list[str]]] = [
 
 
 class NegotiationTests(SynchronousTestCase):
-    """Row 10: one GSSENCRequest, one SSLRequest, nothing behind them."""
+    """One GSSENCRequest, one SSLRequest, nothing behind them."""
 
     def exchange(self, encrypted: bool, sent: list[list[bytes]]) -> list[str]:
         opening = Opening(encrypted=encrypted)
@@ -119,7 +119,7 @@ class CancelTests(SynchronousTestCase):
                 self.assertEqual(events, [Cancel(0xFFFFFFFF, secret)])
 
     def test_row_11_sizes(self) -> None:
-        """Row 9: a secret has 4 to 256 bytes."""
+        """A secret has 4 to 256 bytes."""
         for size in (0, 3, 257, 9000):
             wire = struct.pack(">III", 12 + size, 80877102, 7) + b"s" * size
             self.assertRaises(RemoteProtocolError, Opening(encrypted=False).feed, wire)

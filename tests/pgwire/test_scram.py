@@ -137,7 +137,7 @@ class OrderTests(SynchronousTestCase):
 
 
 class HostileTests(SynchronousTestCase):
-    """Row 14: a hostile server ends its own session and nothing else."""
+    """A hostile server ends its own session and nothing else."""
 
     def refuse(self, first: bytes, words: str = "") -> None:
         with self.assertRaisesRegex(RemoteProtocolError, words):

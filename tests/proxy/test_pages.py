@@ -191,7 +191,7 @@ class RedeemTests(WebCase):
 
 
 class ForgeryTests(WebCase):
-    """Row 29: forms of other sites."""
+    """Forms of other sites."""
 
     def test_cookie(self) -> None:
         """The cookie is bound to the host, and scripts and other sites cannot have it."""

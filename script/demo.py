@@ -28,7 +28,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pyotp
-from postgres import PostgresServer, Unavailable, die_with_parent, free_port, system_binaries, temporary_directory
+from postgres import (
+    PostgresServer,
+    Unavailable,
+    die_with_parent,
+    free_port,
+    kill,
+    system_binaries,
+    temporary_directory,
+)
 
 COMMANDS = Path(sys.executable).parent
 CLUSTER = "demo"
@@ -387,8 +395,11 @@ class Demo:
             f"\n{self.directory} has teleport.yaml and teleport.log. Ctrl-C ends the demo and removes everything.",
             flush=True,
         )
+        # The signals are waited for and not handled: an exception out of a handler may leave poll() half way.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         while self.teleport is not None and self.teleport.poll() is None:
-            time.sleep(0.5)
+            if signal.sigtimedwait(ENDING, 0.5) is not None:
+                raise KeyboardInterrupt
         raise Failed("teleport has ended")
 
     def stop(self) -> None:
@@ -400,8 +411,7 @@ class Demo:
         try:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            kill(process)
 
 
 def quoted(command: tuple[str, ...]) -> str:
@@ -409,17 +419,20 @@ def quoted(command: tuple[str, ...]) -> str:
     return " ".join(f'"{word}"' if re.search(r"[^\w@%+=:,./-]", word) else word for word in command)
 
 
+#: Requests to end.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """A request to end, by whatever signal, lets everything clean up; a second one does not hinder it."""
 
     def end(number: int, frame: object) -> None:
-        for each in numbers:
+        for each in ENDING:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in numbers:
+    for number in ENDING:
         signal.signal(number, end)
     yield
 

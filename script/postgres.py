@@ -270,6 +270,16 @@ def die_with_parent() -> Callable[[], None] | None:
     return ask
 
 
+def kill(process: subprocess.Popen[Any]) -> None:
+    """End a process of ours and reap it.
+
+    Not by ``process.wait()``: when an interrupt has left a ``poll()`` half way, that waits for ever.
+    """
+    process.kill()
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process.pid, 0)
+
+
 @dataclass
 class PostgresServer:
     """One server, with a directory of its own that goes with it.
@@ -327,8 +337,7 @@ class PostgresServer:
         try:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            kill(process)
 
     def resume(self) -> None:
         """Start it again after :meth:`halt`, on the same port."""

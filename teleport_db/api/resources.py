@@ -27,6 +27,15 @@ VERSIONS = {
     "cluster_auth_preference": "v2",
 }
 KINDS = tuple(VERSIONS)
+#: Teleport's kinds that this version has not.
+LATER = {
+    "trusted_cluster": "trusted clusters",
+    "remote_cluster": "trusted clusters",
+    "github": "logins by single sign-on",
+    "oidc": "logins by single sign-on",
+    "saml": "logins by single sign-on",
+    "connector": "logins by single sign-on",
+}
 #: There is one of it, of this name.
 PREFERENCE_NAME = "cluster-auth-preference"
 
@@ -73,6 +82,8 @@ class Resource:
 
 def check_kind(kind: str) -> str:
     """``kind``, or BadRequest naming those that there are."""
+    if kind in LATER:
+        raise BadRequest(f"{LATER[kind]} come in a later version")
     if kind not in VERSIONS:
         raise BadRequest(f"there is no kind {kind[:64]!r}; there are {', '.join(KINDS)}")
     return kind

@@ -6,6 +6,7 @@ A body is what a stranger sent.  What is missing, of another type or too large i
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,24 @@ def text(body: Mapping[str, Any], name: str, default: str | None = None, *, limi
     if len(value) > limit or "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise BadRequest(f"{name} is too long, or no text at all")
     return value
+
+
+def address(body: Mapping[str, Any], name: str, default: str) -> str:
+    """An IP address in its one spelling, without a zone; null, absent and empty are ``default``.
+
+    An IPv4 address that is written as an IPv6 one is the IPv4 address.
+    """
+    value = text(body, name, "", limit=64)
+    if not value:
+        return default
+    try:
+        parsed = ipaddress.ip_address(value)
+    except ValueError:
+        raise BadRequest(f"{name} must be an IP address") from None
+    if isinstance(parsed, ipaddress.IPv6Address):
+        # A zone is a name of the machine's that saw the address, and any text may be one.
+        parsed = parsed.ipv4_mapped or ipaddress.IPv6Address(int(parsed))
+    return str(parsed)
 
 
 def number(body: Mapping[str, Any], name: str, default: float) -> float:

@@ -90,7 +90,7 @@ class Calls:
             fields.text(call.body, "otp", "", limit=64),
             public_key=fields.text(call.body, "public_key"),
             ttl=fields.number(call.body, "ttl", 0),
-            address=fields.text(call.body, "client_address", "", limit=64) or call.caller.address,
+            address=fields.address(call.body, "client_address", call.caller.address),
         )
 
     async def show_invite(self, call: Call) -> dict[str, Any]:
@@ -316,7 +316,7 @@ class Calls:
         kind = check_kind(call.parameters["kind"])
         force = call.query.get("force") in ("1", "true")
         if force and not call.caller.may((kind, "update")):
-            raise AccessDenied(f"none of your roles allows to update a {kind}")
+            raise AccessDenied(f'no role of yours allows "update" on "{kind}"')
         resource = read(call.body, kind)
         if kind == "token":
             made = await self._server.tokens.create_resource(resource, by=call.by)

@@ -82,7 +82,7 @@ class Invites:
         invite = {"hash": hashed(token), "purpose": purpose, "otp": otp.new_secret(), "expires": expires}
         await self._backend.put(CREDENTIALS + name, {"password": None, "otp": None, "step": 0, "invite": invite})
         await self._recorder.record(
-            "reset_password_token.create", "T6000I", user=by, name=name, purpose=purpose, expires=rfc3339(expires)
+            "reset_password_token.create", user=by, name=name, purpose=purpose, expires=rfc3339(expires)
         )
         return {"user": name, "token": token, "expires": rfc3339(expires)}
 
@@ -140,5 +140,5 @@ class Invites:
             await self._backend.compare_and_swap(item.key, item.revision, value)
         except (RevisionConflict, NotFound):
             raise NotFound(USED) from None
-        await self._recorder.record("user.password_change", "T1005I", user=name)
+        await self._recorder.record("user.password_change", user=name)
         return {"user": name}

@@ -166,9 +166,7 @@ class Joining:
         names = self._names(caller.roles, names)
         answer = self._signing.host(caller.name, caller.roles, public_key, names=names, scope=caller.scope)
         await self.arrived(caller.name)
-        await self._recorder.record(
-            "cert.create", "TC000I", user=caller.name, cert_type="host", expires=answer["expires"]
-        )
+        await self._recorder.record("cert.create", user=caller.name, cert_type="host", expires=answer["expires"])
         return answer
 
     def _names(self, roles: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -192,7 +190,6 @@ class Joining:
     async def _joined(self, host_id: str, grant: Grant, joiner: _Joiner) -> None:
         await self._recorder.record(
             "instance.join",
-            "TJ002I",
             server_id=host_id,
             node_name=joiner.name,
             roles=list(joiner.roles),

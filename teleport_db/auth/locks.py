@@ -107,20 +107,20 @@ class Locks:
         value, expires = self._parsed(resource)
         write = self._backend.put if force else self._backend.create
         item = await write(PREFIX + check_name("lock", resource.name), value, expires)
-        await self._recorder.record("lock.created", "TLK00I", user=by, name=resource.name, target=value["target"])
+        await self._recorder.record("lock.created", user=by, name=resource.name, target=value["target"])
         return resource_of(item)
 
     async def update(self, resource: Resource, *, by: str) -> Resource:
         """Replace the lock of exactly this revision."""
         value, expires = self._parsed(resource)
         item = await self._backend.compare_and_swap(PREFIX + resource.name, resource.revision or 0, value, expires)
-        await self._recorder.record("lock.created", "TLK00I", user=by, name=resource.name, target=value["target"])
+        await self._recorder.record("lock.created", user=by, name=resource.name, target=value["target"])
         return resource_of(item)
 
     async def delete(self, name: str, *, by: str) -> None:
         """Remove one; NotFound."""
         await self._backend.delete(PREFIX + name)
-        await self._recorder.record("lock.deleted", "TLK01I", user=by, name=name)
+        await self._recorder.record("lock.deleted", user=by, name=name)
 
     def _parsed(self, resource: Resource) -> tuple[dict[str, Any], float | None]:
         spec = dict(resource.spec)

@@ -100,7 +100,7 @@ class Logins:
             raise
         await self._record(name, address)
         await self._recorder.record(
-            "cert.create", "TC000I", user=name, cert_type="user", usage="login", expires=answer["expires"]
+            "cert.create", user=name, cert_type="user", usage="login", expires=answer["expires"]
         )
         return answer
 
@@ -131,7 +131,7 @@ class Logins:
         encoded = await self._passwords.hash(new_password)
         # What was proven is what is replaced: a reset that came meanwhile stands.
         await self._backend.compare_and_swap(item.key, item.revision, {**item.value, "password": encoded})
-        await self._recorder.record("user.password_change", "T1005I", user=name)
+        await self._recorder.record("user.password_change", user=name)
 
     async def _prove(self, name: str, proof: _Proof) -> Item:
         """The credentials of a user who proves to be one; AuthenticationFailed else."""

@@ -49,10 +49,10 @@ class Preference:
             item = await self._backend.put(KEY, value)
         else:
             item = await self._backend.compare_and_swap(KEY, revision, value)
-        await self._recorder.record("auth_preference.update", "TCAUTH001I", user=by, second_factor=second_factor)
+        await self._recorder.record("auth_preference.update", user=by, second_factor=second_factor)
         return Resource("cluster_auth_preference", PREFERENCE_NAME, item.value, item.revision)
 
     async def delete(self, *, by: str) -> None:
         """Back to the configuration; NotFound when it holds already."""
         await self._backend.delete(KEY)
-        await self._recorder.record("auth_preference.update", "TCAUTH001I", user=by, second_factor=self._configured)
+        await self._recorder.record("auth_preference.update", user=by, second_factor=self._configured)

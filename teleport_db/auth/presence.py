@@ -114,17 +114,16 @@ class Presence:
     async def _record(self, host: Identity, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for name in sorted(set(before) | set(now)):
             if name not in before:
-                event, code = "db.create", "TDB03I"
+                event = "db.create"
             elif name not in now:
-                event, code = "db.delete", "TDB05I"
+                event = "db.delete"
             elif before[name] != now[name]:
-                event, code = "db.update", "TDB04I"
+                event = "db.update"
             else:
                 continue
             one = now.get(name) or before[name]
             await self._recorder.record(
                 event,
-                code,
                 user=host.name,
                 server_id=host.name,
                 name=name,

@@ -32,8 +32,11 @@ class Recorder:
         self._clock = clock
         self._new_uid = new_uid
 
-    def record(self, event: str, code: str, **fields: Any) -> Deferred[None]:
-        """Keep one event; fires when it is durable, fails with AuditUnavailable."""
+    def record(self, event: str, code: str = "", **fields: Any) -> Deferred[None]:
+        """Keep one event; fires when it is durable, fails with AuditUnavailable.
+
+        :param code: empty for the event's own in :data:`~teleport_db.audit.codes.CODES`, that of a success.
+        """
         made = make_event(
             event, code, uid=self._new_uid(), time=self._clock.seconds(), cluster_name=self._cluster, **fields
         )

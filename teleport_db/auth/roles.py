@@ -91,14 +91,14 @@ class Roles:
             item = await write(PREFIX + resource.name, value)
         except AlreadyExists:
             raise AlreadyExists(f"there is a role {resource.name!r} already") from None
-        await self._recorder.record("role.created", "T9000I", user=by, name=resource.name)
+        await self._recorder.record("role.created", user=by, name=resource.name)
         return resource_of(item)
 
     async def update(self, resource: Resource, *, by: str) -> Resource:
         """Replace the role of exactly this revision."""
         value = _parsed(resource)
         item = await self._backend.compare_and_swap(PREFIX + resource.name, resource.revision or 0, value)
-        await self._recorder.record("role.updated", "T9002I", user=by, name=resource.name)
+        await self._recorder.record("role.updated", user=by, name=resource.name)
         return resource_of(item)
 
     async def delete(self, name: str, *, by: str) -> None:
@@ -111,7 +111,7 @@ class Roles:
             await self._backend.delete(PREFIX + name)
         except NotFound:
             raise NotFound(f"there is no role {name!r}") from None
-        await self._recorder.record("role.deleted", "T9001I", user=by, name=name)
+        await self._recorder.record("role.deleted", user=by, name=name)
 
 
 def _parsed(resource: Resource) -> dict[str, object]:

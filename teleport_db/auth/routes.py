@@ -125,5 +125,5 @@ def authorize(route: Route, caller: Caller, parameters: dict[str, Any]) -> None:
         rule = (str(parameters.get("kind", "")) if kind == KIND else kind, verb)
         if caller.may(rule):
             return
-        raise AccessDenied(f"none of your roles allows to {verb} a {rule[0][:64]}")
+        raise AccessDenied(f'no role of yours allows "{verb}" on "{rule[0][:64]}"')
     raise AccessDenied("no user may do this")

@@ -74,9 +74,8 @@ def _read(path: str) -> str:
         with open(path, encoding="utf-8") as file:
             value = file.read(4096).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"the file {path} with a token cannot be read: {error}", path="auth_service.tokens"
-        ) from error
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise ConfigError(f"the file {path} with a token cannot be read: {why}", path="auth_service.tokens") from error
     if not value:
         raise ConfigError(f"the file {path} holds no token", path="auth_service.tokens")
     return value

@@ -33,8 +33,8 @@ DATABASE_SERVER_TTL, MAX_DATABASE_SERVER_TTL = 90 * DAY, 3650 * DAY
 FILE_TTL, MAX_FILE_TTL = 12 * HOUR, 365 * DAY
 #: An agent asks for one a login to PostgreSQL, or keeps it this long.
 DATABASE_CLIENT_TTL = HOUR
-#: Nothing useful lives shorter.
-MIN_TTL = 60.0
+#: Certificates have whole seconds.
+MIN_TTL = 1.0
 
 
 @attrs.frozen

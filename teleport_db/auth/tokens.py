@@ -142,7 +142,6 @@ class JoinTokens:
             raise AlreadyExists("there is a token of this value already") from None
         await self._recorder.record(
             "join_token.create",
-            "TJT00I",
             user=by,
             name=listed(item)["name"],
             roles=list(normal),
@@ -196,6 +195,6 @@ class JoinTokens:
             digest = item.key.removeprefix(PREFIX)
             if hmac.compare_digest(digest, hashed(name)) or digest[:NAME] == name:
                 await self._backend.delete(item.key)
-                await self._recorder.record("join_token.delete", "TJT01I", user=by, name=digest[:NAME])
+                await self._recorder.record("join_token.delete", user=by, name=digest[:NAME])
                 return
         raise NotFound("there is no such token")

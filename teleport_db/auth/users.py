@@ -109,7 +109,7 @@ class Users:
     async def create(self, resource: Resource, *, force: bool, by: str) -> Resource:
         """Store a user without a password; AlreadyExists unless ``force``, which keeps the password."""
         value = await self._value(resource)
-        event, code = "user.create", "T1002I"
+        event = "user.create"
         try:
             item = await self._backend.create(PREFIX + resource.name, value)
             # Credentials of a namesake who was deleted while a reset was being made are nobody's.
@@ -119,8 +119,8 @@ class Users:
             if not force:
                 raise AlreadyExists(f"there is a user {resource.name!r} already") from None
             item = await self._backend.put(PREFIX + resource.name, value)
-            event, code = "user.update", "T1003I"
-        await self._recorder.record(event, code, user=by, name=resource.name, roles=value["roles"])
+            event = "user.update"
+        await self._recorder.record(event, user=by, name=resource.name, roles=value["roles"])
         return resource_of(item)
 
     async def update(self, resource: Resource, *, by: str) -> Resource:
@@ -128,7 +128,7 @@ class Users:
         value = await self._value(resource)
         await self._get(resource.name)
         item = await self._backend.compare_and_swap(PREFIX + resource.name, resource.revision or 0, value)
-        await self._recorder.record("user.update", "T1003I", user=by, name=resource.name, roles=value["roles"])
+        await self._recorder.record("user.update", user=by, name=resource.name, roles=value["roles"])
         return resource_of(item)
 
     async def delete(self, name: str, *, by: str) -> None:
@@ -137,4 +137,4 @@ class Users:
         with contextlib.suppress(NotFound):
             await self._backend.delete(CREDENTIALS + name)
         await self._backend.delete(PREFIX + name)
-        await self._recorder.record("user.delete", "T1004I", user=by, name=name)
+        await self._recorder.record("user.delete", user=by, name=name)

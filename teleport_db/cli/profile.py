@@ -7,7 +7,7 @@
     keys/PROXY/USER                      the private key, 0600, PKCS#8 PEM
     keys/PROXY/USER-x509.pem             the certificate of the login
     keys/PROXY/certs.pem                 the cluster's host authority
-    keys/PROXY/USER-db/CLUSTER/NAME-x509.pem     one database's certificate
+    keys/PROXY/USER-db/CLUSTER/NAME-x509.pem     one database's certificate (USER-identity-db: of an identity file)
 
 The profile's YAML is flat and its values are JSON, which is YAML too: it is read without a library.
 """
@@ -49,14 +49,23 @@ class Profile(NamedTuple):
 class Store:
     """The directory, by the names of what is in it."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, databases: str = "-db") -> None:
         self.directory = directory
+        self._databases = databases
 
     @classmethod
-    def of_environment(cls) -> Store:
-        """``TELEPORT_HOME``, else ``~/.tsh``."""
+    def of_environment(cls, *, identity: bool = False) -> Store:
+        """``TELEPORT_HOME``, else ``~/.tsh``.
+
+        :param identity: for an identity file, whose databases are kept apart from those of a login.
+        """
         home = os.environ.get("TELEPORT_HOME")
-        return cls(os.path.abspath(home) if home else os.path.join(os.path.expanduser("~"), ".tsh"))
+        directory = os.path.abspath(home) if home else os.path.join(os.path.expanduser("~"), ".tsh")
+        return cls(directory, databases="-identity-db" if identity else "-db")
+
+    def databases_path(self, profile: Profile) -> str:
+        """The directory of what belongs to databases."""
+        return self.key_path(profile) + self._databases
 
     def load(self, name: str | None = None) -> Profile | None:
         """The profile of a proxy, or the one in use; None when there is none."""
@@ -120,7 +129,7 @@ class Store:
     def database_path(self, profile: Profile, service: str) -> str:
         """The certificate of one database service."""
         cluster, name = file_name("the cluster", profile.cluster), file_name("the database", service)
-        return os.path.join(self.key_path(profile) + "-db", cluster, name + _SUFFIX)
+        return os.path.join(self.databases_path(profile), cluster, name + _SUFFIX)
 
     def databases(self, profile: Profile) -> list[str]:
         """The database services that have a certificate, by name."""

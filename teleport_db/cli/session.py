@@ -86,13 +86,13 @@ def tsh_login(*, proxy: str | None, identity: str | None, insecure: bool = False
 
     :raises AuthenticationFailed: when nobody is logged in.
     """
-    store = Store.of_environment()
+    store = Store.of_environment(identity=bool(identity))
     if identity:
         credentials = identity_file(identity, proxy)
         info = credentials.info
         profile = Profile(credentials.address, info.name, info.cluster, credentials.address, insecure)
         # The authority needs a file of its own for libpq, beside the databases' certificates.
-        return Login(credentials, profile, store, store.key_path(profile) + "-db/certs.pem")
+        return Login(credentials, profile, store, os.path.join(store.databases_path(profile), "certs.pem"))
     found = profile_of(store, proxy)
     try:
         if found is None:

@@ -106,7 +106,8 @@ def identity_text(key: str, answer: Mapping[str, object], proxy: str) -> str:
 def _may_write(names: list[str], overwrite: bool) -> None:
     there = [name for name in names if os.path.lexists(name)]
     if there and not overwrite and not confirmed(f"Overwrite {', '.join(map(clean, there))}?"):
-        raise AlreadyExists(f"{', '.join(there)} is there already; --overwrite writes over it")
+        verb = "is" if len(there) == 1 else "are"
+        raise AlreadyExists(f"{', '.join(there)} {verb} there already; --overwrite writes over it")
 
 
 def _write(files: Mapping[str, str]) -> None:

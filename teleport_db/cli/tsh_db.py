@@ -36,11 +36,17 @@ def ls(arguments: Arguments) -> None:
         name = str(db.get("name", ""))
         here = name in logged_in
         more = [db.get("protocol", ""), db.get("uri", "")] if arguments.verbose else []
-        connect = psql_command(login, name) if here else ""
+        connect = _connect(login, name) if here else ""
         rows.append(
             [f"> {name}" if here else name, db.get("description", ""), *more, labels(db.get("labels")), connect]
         )
     print(table(headers, rows))
+
+
+def _connect(login: Login, name: str) -> str:
+    """The command for a database that is logged in; what is not in its section stands there to be filled in."""
+    user, database = defaults(login, name)
+    return psql_command(login, name, "" if user else "<user>", "" if database else "<database>")
 
 
 def listed(client: Client) -> list[dict[str, Any]]:
@@ -67,9 +73,10 @@ def login(arguments: Arguments) -> None:
             raise NotFound(f"there is no database {clean(arguments.name)} that you may connect to; see tsh db ls")
         if found.get("protocol", "postgres") != "postgres":
             raise UsageError(f"protocol {found['protocol']} is not supported by this version")
-        obtain(login, client, arguments.name, arguments.db_user, arguments.db_name)
-    user = arguments.db_user or _only(found.get("users")) or "<user>"
-    database = arguments.db_name or _only(found.get("names")) or "<database>"
+        user = arguments.db_user or _only(found.get("users"))
+        database = arguments.db_name or _only(found.get("names"))
+        obtain(login, client, arguments.name, user, database)
+    user, database = user or "<user>", database or "<database>"
     print(f'Connection information for database "{arguments.name}" has been saved.')
     print("\nConnect to it with:\n")
     print(f"  $ {psql_command(login, arguments.name, user, database)}")

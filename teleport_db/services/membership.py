@@ -36,7 +36,9 @@ def read_token(config: Config) -> str:
             return file.read(4096).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"the token's file cannot be read: {error}", source=token, path="teleport.auth_token"
+            f"the token's file cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}",
+            source=token,
+            path="teleport.auth_token",
         ) from error
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -26,6 +27,7 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 
 from teleport_db.certs.files import write_public
+from teleport_db.certs.keys import load_certificates
 from teleport_db.config.model import Config, check
 from teleport_db.db.agent import Agent
 from teleport_db.errors import ConfigError, TeleportDBError
@@ -71,6 +73,7 @@ class Teleport(MultiService):
             self.ready.errback(reason)
 
     async def _open(self) -> None:
+        check_authorities(self.config)
         make_data_dir(self.config.teleport.data_dir)
         if self.config.teleport.diag_addr is not None:
             diagnostics = Diagnostics(
@@ -194,6 +197,21 @@ async def _finished(stopping: Any) -> None:
         await stopping
 
 
+def check_authorities(config: Config) -> None:
+    """The CA files of the databases are there and hold certificates; ConfigError otherwise."""
+    for number, database in enumerate(config.db.databases if config.db.enabled else ()):
+        path = database.ca_cert_file
+        if not path:
+            continue
+        key = f"db_service.databases[{number}].ca_cert_file"
+        try:
+            load_certificates(Path(path).read_bytes())
+        except OSError as error:
+            raise ConfigError((error.strerror or str(error)).lower(), source=path, path=key) from error
+        except ConfigError as error:
+            raise ConfigError(error.message, source=path, path=key) from error
+
+
 def make_data_dir(path: str) -> None:
     """The data directory, readable by nobody else; ConfigError when it cannot be."""
     try:
@@ -269,11 +287,12 @@ def run(config: Config, *, reactor: Any = None) -> int:
     if reactor is None:
         from twisted.internet import reactor
     code = 0
+    why: list[str] = []
 
     def failed(reason: Failure) -> None:
         nonlocal code
         code = 1
-        print(f"teleport: {explain(reason)}", file=sys.stderr, flush=True)
+        why.append(explain(reason))
         if not isinstance(reason.value, (TeleportDBError, CannotListenError)):
             log.failure("the start failed", reason)
         reactor.stop()
@@ -298,4 +317,7 @@ def run(config: Config, *, reactor: Any = None) -> int:
         if config.teleport.pid_file:
             with contextlib.suppress(OSError):
                 os.unlink(config.teleport.pid_file)
+    # Last, below what the log says of the end.
+    for line in why:
+        print(f"teleport: {line}", file=sys.stderr, flush=True)
     return code

@@ -154,7 +154,7 @@ class DatabaseTests(CommandTestCase):
         self.assertIn("export PGSSLMODE=verify-full", lines)
         self.assertIn("export PGGSSENCMODE=disable", lines)
         self.assertIn("""export PGUSER='o'"'"'neil'""", lines)
-        self.assertFalse(any("PGDATABASE" in line for line in lines))
+        self.assertIn("export PGDATABASE=postgres", lines)
         unset = self.succeeds(self.db("env", "--unset")).splitlines()
         self.assertIn("unset PGSSLKEY", unset)
 
@@ -280,6 +280,14 @@ class IdentityTests(CommandTestCase):
         self.assertIn("> aurora", self.succeeds(self.tsh("-i", str(self.file), "db", "ls")))
         self.succeeds(self.tsh("-i", str(self.file), "db", "logout"))
         self.fails(self.tsh("db", "ls"), "not logged in")
+
+    def test_beside_a_login(self) -> None:
+        """What it gets stands beside what a login of the same user has, and does not go with its file."""
+        login = self.home / ".tsh" / "keys" / "localhost" / "alice-db"
+        self.succeeds(self.tsh("db", "login", "aurora", f"--identity={self.file}"))
+        self.assertFalse(login.exists())
+        beside = list(login.parent.glob("alice-identity-db/*/aurora-x509.pem"))
+        self.assertEqual(len(beside), 1)
 
     def test_status(self) -> None:
         """Whose it is."""

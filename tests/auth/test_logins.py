@@ -163,6 +163,24 @@ class LockOutTests(AuthCase):
         self.clock.advance(WINDOW)
         await self.login()
 
+    async def test_spellings(self) -> None:
+        """One address is one source, however it is spelled; what is no address is refused before it counts."""
+        await self.add_user()
+        spellings = ("192.0.2.7", "::ffff:192.0.2.7", "::FFFF:c000:207", "0:0:0:0:0:ffff:c000:207", "::ffff:c000:207%x")
+        for spelling in spellings:
+            await self.assertFailure(self.login(password="wrong", client_address=spelling), AuthenticationFailed)
+        await self.assertFailure(self.login(), LimitExceeded)
+        recorded = {event["addr.remote"] for event in self.audit.events if event["event"] == "user.login"}
+        self.assertEqual(recorded, {"192.0.2.7"})
+        for zone in range(LIMIT):
+            call = self.login(password="wrong", client_address=f"fe80::{zone}%eth{zone}")
+            await self.assertFailure(call, AuthenticationFailed)
+        await self.assertFailure(self.login(client_address="fe80:0::9"), LimitExceeded)
+        nonsense = ("192.0.2.07", "192.0.2.7 ", "192.0.2.7:80", "192.0.2.0/24", "localhost", "::1%", "\u0661.1.1.1")
+        for address in nonsense:
+            await self.assertFailure(self.login(client_address=address), BadRequest)
+        await self.assertFailure(self.login(client_address=3221225991), BadRequest)
+
     async def test_unknown_account(self) -> None:
         """An account that does not exist locks out alike."""
         for _ in range(LIMIT):

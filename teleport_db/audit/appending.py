@@ -81,11 +81,13 @@ class AppendOnly:
 
 
 def lock_directory(directory: Path) -> int:
-    """Make a directory, 0700, and lock it for this process; returns the descriptor that holds the lock.
+    """Make a directory, 0700 as all above it that are missing, and lock it for this process.
 
-    ConfigError when another process has it.
+    Returns the descriptor that holds the lock; ConfigError when another process has it.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)  # parents=True would make those above with what the umask leaves
     fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

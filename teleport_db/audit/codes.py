@@ -35,6 +35,8 @@ CODES: dict[str, str] = {
     "role.updated": "T9002I",
     "instance.join": "TJ002I",
     "join_token.create": "TJT00I",
+    # Ours as well: the reference tells of tokens that are made, not of those that are taken away.
+    "join_token.delete": "TJT01I",
     "lock.created": "TLK00I",
     "lock.deleted": "TLK01I",
     "cert.create": "TC000I",

@@ -14,6 +14,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from teleport_db.access import Role, combined_options
+from teleport_db.audit.codes import FAILURE_CODES
 from teleport_db.auth import otp
 from teleport_db.auth.failures import Failures
 from teleport_db.auth.locks import Locks
@@ -164,5 +165,5 @@ class Logins:
 
     async def _record(self, name: str, address: str, error: str = "") -> None:
         result = {"success": False, "error": error} if error else {"success": True}
-        code = "T1000W" if error else "T1000I"
+        code = FAILURE_CODES["user.login"] if error else ""
         await self._recorder.record("user.login", code, user=name, method="local", **{"addr.remote": address}, **result)

@@ -24,7 +24,6 @@ from teleport_db.interfaces import IBackend
 PREFIX = "/presence/"
 #: Seconds an announcement holds; agents repeat it three times as often.
 TTL = 90
-MAX_DATABASES = 1000
 
 
 @attrs.frozen

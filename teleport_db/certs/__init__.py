@@ -1,6 +1,5 @@
 """Keys, certificates and TLS contexts: issuing, verifying, and keeping them in files.
 
 ``authority`` issues, ``tls`` makes contexts and says who a peer is, ``keys`` reads and writes PEM, and
-``files`` writes secrets so that a kill leaves the old or the new one.  Rows 1-6 of the security table are
-held here.
+``files`` writes secrets so that a kill leaves the old or the new one.
 """

@@ -71,7 +71,7 @@ class DeclarationTests(SynchronousTestCase):
 
     def test_scripts_run(self) -> None:
         """The commands that README names can be executed."""
-        for name in ("script/demo", "script/test", "script/check", ".ci/run"):
+        for name in ("script/demo", "script/drivers", "script/test", "script/check", ".ci/run"):
             self.assertTrue((ROOT / name).stat().st_mode & stat.S_IXUSR, name)
 
     def test_changelog(self) -> None:

@@ -1,19 +1,73 @@
-"""The client tools that people use, through the proxy: psql, pg_dump, pgbench, psycopg, asyncpg."""
+"""The client tools that people use, through the proxy.
+
+psql, pg_dump, pgbench, psycopg, asyncpg, SQLAlchemy, pgjdbc; ``script/drivers`` runs the drivers' own tests.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import re
+import shutil
 import signal
 import ssl
+import sys
 import threading
+from pathlib import Path
+from unittest import SkipTest
 
 import asyncpg
 import psycopg
+from cryptography.hazmat.primitives import serialization
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import postgres
 from tests.system.support import PATIENCE, STATIC_TOKEN, World, closing_on_failure, run, shared, until
+
+#: Debian's libpostgresql-jdbc-java.
+JDBC = Path("/usr/share/java/postgresql.jar")
+#: A session with SQLAlchemy; the settings come from libpq's service file.
+ORM = """
+import sys
+from sqlalchemy import ForeignKey, create_engine, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+
+class Base(DeclarativeBase):
+    pass
+
+class Author(Base):
+    __tablename__ = "authors"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    books: Mapped[list["Book"]] = relationship(back_populates="author", cascade="all, delete-orphan")
+
+class Book(Base):
+    __tablename__ = "books"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    author_id: Mapped[int] = mapped_column(ForeignKey("authors.id"))
+    author: Mapped[Author] = relationship(back_populates="books")
+
+engine = create_engine(f"postgresql+psycopg:///?service={sys.argv[1]}", pool_size=3)
+Base.metadata.create_all(engine)
+with Session(engine) as session:
+    session.add_all(Author(name=f"author {n}", books=[Book(title=f"{n}.{m} ä") for m in range(5)]) for n in range(50))
+    session.commit()
+    try:
+        session.add(Author(name="author 1"))
+        session.flush()
+    except IntegrityError as error:
+        print(error.orig.sqlstate)
+        session.rollback()
+    author = session.scalars(select(Author).where(Author.name == "author 7")).one()
+    print(sorted(book.title for book in author.books)[-1])
+    session.delete(author)
+    session.commit()
+    streamed = session.execute(select(Book.title).order_by(Book.id), execution_options={"yield_per": 10})
+    print(len(streamed.all()), session.scalar(select(func.count()).select_from(Author)))
+Base.metadata.drop_all(engine)
+"""
 
 
 def build() -> World:
@@ -80,6 +134,21 @@ class ClientTests(SynchronousTestCase):
         copied = self.alice.psql(self.alice.service("aurora", "alice", "copied"), counted)
         self.assertEqual(copied.out, "500|125250|9\n")
 
+    def test_dump_and_restore_with_large_objects(self) -> None:
+        """pg_dump -Fc -b and pg_restore: large objects, which libpq reads by function calls, arrive whole."""
+        content = bytes(range(256)) * 3000
+        (self.alice.home / "large").write_bytes(content)
+        written = "CREATE TABLE papers AS SELECT :LASTOID::oid AS paper"
+        self.alice.psql(self.service, "", typed=f"\\lo_import large\n{written};\n")
+        self.tool("pg_dump", "-Fc", "-b", "--no-owner", "-t", "papers", "-f", "large.dump")
+        command = [*self.world.client("pg_restore"), "--exit-on-error", "--no-owner", "-d"]
+        conninfo = f"{self.service} dbname=copied"
+        run([*command, conninfo, "large.dump"], cwd=self.alice.home, environment=self.alice.environment)
+        copied = self.alice.service("aurora", "alice", "copied")
+        paper = self.alice.psql(copied, "SELECT paper FROM papers").out.strip()
+        self.alice.psql(copied, rf"\lo_export {paper} 'copied'")
+        self.assertEqual((self.alice.home / "copied").read_bytes(), content)
+
     def test_pgbench(self) -> None:
         """pgbench in its three query modes, eight clients each, no transaction lost."""
         self.tool("pgbench", "-i", "-q")
@@ -133,6 +202,37 @@ class ClientTests(SynchronousTestCase):
                 await connection.close()
 
         self.assertEqual(asyncio.run(ask()), (1000, "ä", 42))
+
+    def test_sqlalchemy(self) -> None:
+        """SQLAlchemy on psycopg: tables, relations, a unit of work, a constraint, rows as they come."""
+        if importlib.util.find_spec("sqlalchemy") is None:
+            raise SkipTest("SQLAlchemy is not installed in this Python: pip install sqlalchemy")
+        words = [sys.executable, "-c", ORM, f"{self.world.cluster}-aurora"]
+        said = run(words, cwd=self.alice.home, environment=self.alice.environment)
+        self.assertEqual(said.out, "23505\n7.4 ä\n245 49\n")
+
+    def test_pgjdbc(self) -> None:
+        """pgjdbc: batches, portals with limits, server-side statements, errors, cancel."""
+        if shutil.which("java") is None or not JDBC.exists():
+            raise SkipTest("no java with pgjdbc (on Debian: apt-get install default-jdk libpostgresql-jdbc-java)")
+        settings = self.alice.settings("aurora")
+        key = self.alice.home / "key.pk8"
+        key.touch(mode=0o600)
+        private = serialization.load_pem_private_key(Path(settings["sslkey"]).read_bytes(), None)
+        form = (serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        key.write_bytes(private.private_bytes(*form))
+        properties = {"user": "alice", "sslmode": "verify-full", "sslkey": str(key)}
+        properties |= {name: settings[name] for name in ("sslcert", "sslrootcert")}
+        words = [word for item in properties.items() for word in item]
+        url = f"jdbc:postgresql://localhost:{self.world.web}/metrics"
+        session = Path(__file__).with_name("Session.java")
+        said = run(
+            ["java", "-cp", str(JDBC), str(session), url, *words],
+            cwd=self.alice.home,
+            environment=self.alice.environment,
+            seconds=2 * PATIENCE,
+        )
+        self.assertEqual(said.out, "counted 1000\n")
 
     def test_server_errors(self) -> None:
         """An error of the server comes through whole: SQLSTATE, position, hint, constraint."""

@@ -103,7 +103,7 @@ class Suite:
 SUITES = (
     Suite("psycopg", "psycopg", ("tests",)),
     Suite("psycopg2", "psycopg2", ("tests",), from_source=True, copied=True, set_up="CREATE EXTENSION hstore"),
-    Suite("asyncpg", "asyncpg", ("tests",), copied=True, words=("--ignore=tests/test__sourcecode.py",)),
+    Suite("asyncpg", "asyncpg", ("tests",), ("distro",), copied=True),
     Suite(
         "pg8000",
         "pg8000",
@@ -299,7 +299,17 @@ class Workshop:
         words = [word.replace("psycopg://", psycopg_url(environment)) for word in suite.words]
         said = call(
             (
-                *(self.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1"),
+                *(
+                    self.python,
+                    "-m",
+                    "pytest",
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    "--continue-on-collection-errors",
+                    "-o",
+                    "junit_family=xunit1",
+                ),
                 *(f"--timeout={TEST_PATIENCE}", f"--junitxml={results}", *words, *suite.tests),
             ),
             cwd=cwd,
@@ -435,7 +445,14 @@ class Ways:
         }
 
     def database(self, name: str, set_up: str) -> None:
-        """A new database with this name; what has one of it is sent away."""
+        """A new database with this name, in a server without what earlier runs left in it."""
+        listed = "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres'"
+        for left in self.world.postgres.sql(listed, database="template1").splitlines():
+            self.world.postgres.sql(f'DROP DATABASE "{left}" WITH (FORCE)', database="template1")
+        for left in self.world.postgres.sql("SELECT rolname FROM pg_roles WHERE oid >= 16384").splitlines():
+            # Roles may own what is left in the database "postgres".
+            with contextlib.suppress(RuntimeError):
+                self.world.postgres.sql(f'DROP OWNED BY "{left}"; DROP ROLE "{left}"')
         for sql in (f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"'):
             self.world.postgres.sql(sql, database="template1")
         for each in filter(None, set_up.split(";")):

@@ -26,6 +26,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from teleport_db.alpn import ALPN_POSTGRESQL, ALPN_TUNNEL
 from teleport_db.certs.authority import Authority, AuthorityKind
 from teleport_db.certs.keys import der, load_certificate, new_key, pem, private_pem
 from teleport_db.certs.tls import KeyPair, client_context, peer_identity, server_context
@@ -51,7 +52,7 @@ from teleport_db.pgwire.messages import (
 )
 from teleport_db.proxy.frontend import Gateway, PostgresFrontend, Refusal, Sessions
 from teleport_db.proxy.router import AgentTunnel, Router
-from teleport_db.proxy.sniffer import ALPN_POSTGRESQL, ALPN_TUNNEL, Door, FrontDoor
+from teleport_db.proxy.sniffer import Door, FrontDoor
 from teleport_db.tunnel.keepalive import Keepalive
 from teleport_db.tunnel.protocol import TunnelProtocol
 from tests.memory import Wire

@@ -27,6 +27,8 @@ FLOORS = {
     "config": 1,
     "identity": 1,
     "clienthello": 1,
+    "alpn": 1,
+    "hostport": 1,
     "audit": 2,
     "audit.__init__": 1,  # runs before audit.events does
     "audit.events": 1,

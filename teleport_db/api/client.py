@@ -12,9 +12,8 @@ Where the connection runs, over TCP or through an agent's tunnel, is the endpoin
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IConsumer, IReactorTime, IStreamClientEndpoint
@@ -26,23 +25,17 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from teleport_db.errors import (
-    BY_CODE,
-    AccessDenied,
-    AuthenticationFailed,
-    ConnectionTrouble,
-    NotFound,
-    RemoteProtocolError,
-    TeleportDBError,
-)
+from teleport_db.api.answers import MAX_ANSWER, content, target
+from teleport_db.errors import ConnectionTrouble, RemoteProtocolError, TeleportDBError
 
-#: Seconds for a whole call unless it says otherwise; bytes of an answer.
-TIMEOUT, MAX_ANSWER = 30.0, 64 * 1024 * 1024
+#: Seconds for a whole call unless it says otherwise.
+TIMEOUT = 30.0
 #: Idle connections that are kept, and for how long: less than a server keeps them, so that a call is
 #: seldom sent into a connection that is just being closed.
 KEPT, KEPT_FOR = 4, 20
 
-_BY_STATUS: dict[int, type[TeleportDBError]] = {401: AuthenticationFailed, 403: AccessDenied, 404: NotFound}
+#: :meth:`APIClient.call`, for whoever needs nothing else of the client.
+Call = Callable[..., "Deferred[dict[str, Any]]"]
 
 
 @implementer(IAgentEndpointFactory)
@@ -151,10 +144,8 @@ class APIClient:
         there is no answer, RemoteProtocolError for one that cannot be understood.  Cancelling closes the
         call's connection; what was called for may have been done.
         """
-        given = {key: value for key, value in (query or {}).items() if value is not None}
-        target = f"{path}?{urlencode(given)}" if given else path
         seconds = self._timeout if timeout is None else timeout
-        called: Deferred[dict[str, Any]] = Deferred.fromCoroutine(self._call(method, target, body))
+        called: Deferred[dict[str, Any]] = Deferred.fromCoroutine(self._call(method, target(path, query), body))
         called.addErrback(_unwrapped).addTimeout(seconds, self._reactor)
         return called.addErrback(self._translate)
 
@@ -163,7 +154,7 @@ class APIClient:
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed.addCallback(lambda _: None)
 
-    async def _call(self, method: str, target: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    async def _call(self, method: str, address: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         headers = Headers({b"accept": [b"application/json"], b"host": [self.host.encode("ascii")]})
         producer = None
         if body is not None:
@@ -171,11 +162,11 @@ class APIClient:
             # As UTF-8: with six-byte escapes a batch of events could outgrow what a body may have.
             text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
             producer = _Body(text.encode("utf-8", "backslashreplace"))
-        uri = b"https://" + self.host.encode("ascii") + target.encode()
+        uri = b"https://" + self.host.encode("ascii") + address.encode()
         response: IResponse = await self._agent.request(method.encode(), uri, headers, producer)
         answer = _Answer()
         response.deliverBody(answer)
-        return _content(response.code, await answer.whole)
+        return content(response.code, await answer.whole, self.host)
 
     def _translate(self, failure: Failure) -> Failure:
         error = failure.value
@@ -192,19 +183,3 @@ def _unwrapped(failure: Failure) -> Failure:
         if isinstance(getattr(reason, "value", None), TeleportDBError | CancelledError):
             raise reason.value
     return failure
-
-
-def _content(status: int, data: bytes) -> dict[str, Any]:
-    """The object of an answer, or the error that it names."""
-    try:
-        content = json.loads(data) if data.strip() else {}
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise RemoteProtocolError(f"this is no answer of the API (HTTP {status})")
-    if 200 <= status < 300:
-        return content
-    error = content.get("error")
-    told = error if isinstance(error, dict) else {}
-    message = str(told.get("message") or f"the call was refused (HTTP {status})")
-    raise BY_CODE.get(str(told.get("code")), _BY_STATUS.get(status, TeleportDBError))(message)

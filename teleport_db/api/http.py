@@ -17,25 +17,12 @@ import socket
 import ssl
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-from teleport_db.errors import (
-    BY_CODE,
-    AccessDenied,
-    AuthenticationFailed,
-    ConnectionTrouble,
-    NotFound,
-    RemoteProtocolError,
-    TeleportDBError,
-)
-
-#: The ALPN name by which a proxy knows that a connection is for the auth server.
-AUTH_ALPN = "teleport-auth"
-
-#: No answer of the API is larger (bytes); a listing of 100,000 audit events stays below it.
-MAX_ANSWER = 64 * 1024 * 1024
-
-_BY_STATUS: dict[int, type[TeleportDBError]] = {401: AuthenticationFailed, 403: AccessDenied, 404: NotFound}
+from teleport_db.alpn import ALPN_AUTH, ALPN_HTTP
+from teleport_db.api.answers import MAX_ANSWER, content, target
+from teleport_db.errors import AuthenticationFailed, ConnectionTrouble, RemoteProtocolError, TeleportDBError
+from teleport_db.hostport import host_port
 
 # What OpenSSL calls the alert by which a server refuses a client's certificate -> what a person reads.
 # Under TLS 1.3 it arrives with the first answer, after a handshake that looked well (RFC 8446, 4.4.2.4).
@@ -64,12 +51,11 @@ class UntrustedServer(AuthenticationFailed):
 
 def show_address(address: tuple[str, int]) -> str:
     """``host:port``, an IPv6 address in brackets."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_port(*address)
 
 
 def auth_context(
-    host_ca: str, *, certificate_file: str | None = None, key_file: str | None = None, alpn: str = AUTH_ALPN
+    host_ca: str, *, certificate_file: str | None = None, key_file: str | None = None, alpn: str = ALPN_AUTH
 ) -> ssl.SSLContext:
     """TLS to a service of the cluster: its host authority is trusted and nobody else, names are SANs only.
 
@@ -102,7 +88,7 @@ def web_context(*, insecure: bool = False) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.hostname_checks_common_name = False
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([ALPN_HTTP])
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -155,8 +141,6 @@ class Client:
         :raises ConnectionTrouble: when there is no connection, or it broke.
         :raises TeleportDBError: of the class that the answer's code names.
         """
-        given = {key: value for key, value in (query or {}).items() if value is not None}
-        target = f"{path}?{urlencode(given)}" if given else path
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8")
         headers = {"Accept": "application/json"}
         if data is not None:
@@ -166,7 +150,8 @@ class Client:
         attempts = 2 if method == "GET" and self._connection.sock is not None else 1
         for left in reversed(range(attempts)):
             try:
-                return self._answer(*self._exchange(method, target, data, headers))
+                status, answer = self._exchange(method, target(path, query), data, headers)
+                return content(status, answer, show_address(self.address))
             except ConnectionTrouble:
                 self.close()
                 if not left:
@@ -176,10 +161,10 @@ class Client:
                 raise
         raise AssertionError("unreachable")
 
-    def _exchange(self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    def _exchange(self, method: str, address: str, data: bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
         where = show_address(self.address)
         try:
-            self._connection.request(method, target, body=data, headers=dict(headers))
+            self._connection.request(method, address, body=data, headers=dict(headers))
             response = self._connection.getresponse()
             answer = response.read(MAX_ANSWER + 1)
         except ssl.SSLCertVerificationError as error:
@@ -204,22 +189,6 @@ class Client:
         if response.length:  # read(n) takes the end of a connection for the end of the answer
             raise ConnectionTrouble(f"{where} broke off in the middle of its answer")
         return response.status, answer
-
-    def _answer(self, status: int, answer: bytes) -> dict[str, Any]:
-        where = show_address(self.address)
-        try:
-            content = json.loads(answer) if answer.strip() else {}
-        except (ValueError, RecursionError):
-            content = None
-        if not isinstance(content, dict):
-            raise RemoteProtocolError(f"{where} does not answer as the API of a cluster (HTTP {status})")
-        if 200 <= status < 300:
-            return content
-        error = content.get("error")
-        told = error if isinstance(error, dict) else {}
-        message = str(told.get("message") or f"{where} refused the call (HTTP {status})")
-        raised = BY_CODE.get(str(told.get("code")), _BY_STATUS.get(status, TeleportDBError))
-        raise raised(message)
 
 
 class _Connection(http.client.HTTPConnection):

@@ -22,13 +22,12 @@ from typing import Any
 import attrs
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from teleport_db.alpn import ALPN_HTTP, ALPN_JOIN
 from teleport_db.api.client import APIClient
 from teleport_db.certs.keys import load_certificates, pem, spki_pin
 from teleport_db.certs.tls import client_context
 from teleport_db.errors import AuthenticationFailed, ConfigError, ConnectionTrouble, TeleportDBError
-from teleport_db.net.tlslayer import TLSClientEndpoint
-
-ALPN_JOIN = "teleport-join"
+from teleport_db.net.tlslayer import TLSClientEndpoint, is_address
 
 
 @attrs.frozen
@@ -63,7 +62,7 @@ async def find_cluster(door: Door, *, pins: Sequence[str], insecure: bool, react
         answer = await _ask(door, client_context(cas=[], alpn=[ALPN_JOIN], verify=False), name=None, reactor=reactor)
     else:
         try:
-            answer = await _ask(door, client_context(cas=None, alpn=["http/1.1"]), name=door.host, reactor=reactor)
+            answer = await _ask(door, client_context(cas=None, alpn=[ALPN_HTTP]), name=door.host, reactor=reactor)
         except AuthenticationFailed as error:
             raise AuthenticationFailed(
                 f"the certificate of {door.address} cannot be verified ({error}); "
@@ -126,7 +125,7 @@ async def join(
 
 
 def _client(door: Door, context: ssl.SSLContext, *, name: str | None, reactor: Any) -> APIClient:
-    sni = name if name is not None else (None if _is_address(door.host) else door.host)
+    sni = name if name is not None else (None if is_address(door.host) else door.host)
     endpoint = TLSClientEndpoint(door.endpoint, context, name=name, server_hostname=sni, clock=reactor)
     return APIClient(endpoint, door.host, reactor=reactor)
 
@@ -138,7 +137,3 @@ async def _ask(door: Door, context: ssl.SSLContext, *, name: str | None, reactor
     finally:
         await client.close()
     return answer
-
-
-def _is_address(host: str) -> bool:
-    return ":" in host or host.replace(".", "").isdigit()

@@ -7,7 +7,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-Call = Callable[..., "Deferred[dict[str, Any]]"]
+from teleport_db.api.client import Call
+
 Batch = list[tuple[int, dict[str, Any]]]
 
 

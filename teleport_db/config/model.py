@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from teleport_db.errors import ConfigError
+from teleport_db.hostport import host_port
 
 #: The ports of Teleport.
 SSH_PROXY_PORT, TUNNEL_PORT, AUTH_PORT, WEB_PORT = 3023, 3024, 3025, 3080
@@ -31,7 +32,7 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
 
 @attrs.frozen

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from teleport_db.api.client import Call
 from teleport_db.certs.keys import new_key, private_pem, public_pem
 from teleport_db.certs.tls import KeyPair, client_context
 from teleport_db.config.model import Database
@@ -29,8 +30,6 @@ RENEW_SHARE = 0.2
 
 #: Certificates kept at most; a role may allow any database user, and each has one of its own.
 MAX_KEPT = 1000
-
-Call = Callable[..., "Deferred[dict[str, Any]]"]
 
 
 @attrs.define

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from teleport_db.access.checker import combined_options
 from teleport_db.access.roles import Options, Role, parse_role
+from teleport_db.api.client import Call
 from teleport_db.errors import AccessDenied, AgentOffline, AuthenticationFailed, TeleportDBError
 from teleport_db.identity import Identity
 
@@ -29,8 +30,6 @@ POLL_SECONDS = 50
 
 #: Seconds between polls that failed: the first, and the most.
 RETRY_SECONDS = (1.0, 15.0)
-
-Call = Callable[..., "Deferred[dict[str, Any]]"]
 
 
 @attrs.frozen

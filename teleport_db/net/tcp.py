@@ -33,6 +33,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from teleport_db.errors import ConnectionTrouble
+from teleport_db.hostport import host_port
 
 #: Connections the kernel may hold before they are accepted (it cuts this to ``net.core.somaxconn``).
 BACKLOG = 1024
@@ -165,7 +166,7 @@ class ClientEndpoint:
         return f"<ClientEndpoint {self._address()}>"
 
     def _address(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
     def connect(self, protocolFactory: interfaces.IProtocolFactory) -> Deferred[Any]:
         """Connect; fails with :class:`ConnectionTrouble` that names the address, or ``CancelledError``."""

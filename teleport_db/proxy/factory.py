@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
+from teleport_db.alpn import ALPN_POSTGRESQL
 from teleport_db.interfaces import IRouter
 from teleport_db.proxy.frontend import Gateway, PostgresFrontend, Refusal, Sessions
-from teleport_db.proxy.sniffer import ALPN_POSTGRESQL, Door, FrontDoor
+from teleport_db.proxy.sniffer import Door, FrontDoor
 
 
 class PostgresProxyFactory(FrontDoor):

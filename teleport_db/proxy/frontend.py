@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 
 from teleport_db.certs.tls import peer_identity
 from teleport_db.errors import AgentOffline, AuthenticationFailed, LimitExceeded, TeleportDBError
+from teleport_db.hostport import host_port
 from teleport_db.identity import DatabaseRoute, Identity
 from teleport_db.interfaces import IRouter
 from teleport_db.pgwire.messages import error_for
@@ -379,5 +380,4 @@ def _send(side: Side, data: bytes) -> None:
 
 def format_address(address: IAddress) -> str:
     """``host:port``, with brackets around an IPv6 host."""
-    host, port = getattr(address, "host", str(address)), getattr(address, "port", 0)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_port(getattr(address, "host", str(address)), getattr(address, "port", 0))

@@ -34,12 +34,6 @@ from teleport_db.pgwire.startup import Cancel, Opening, Reply, StartTLS, Startup
 
 log = Logger()
 
-#: ALPN names that this system gives meaning to.
-ALPN_POSTGRESQL = "postgresql"
-ALPN_JOIN = "teleport-join"
-ALPN_TUNNEL = "teleport-tunnel"
-ALPN_AUTH = "teleport-auth"
-
 #: Seconds a connection has until it has said who it is.
 OPENING_SECONDS = 10.0
 

@@ -12,6 +12,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from teleport_db.alpn import ALPN_AUTH, ALPN_JOIN
 from teleport_db.audit.log import AuditLog
 from teleport_db.auth.http import auth_site
 from teleport_db.auth.server import AuthServer
@@ -87,7 +88,7 @@ class AuthProcess(Service):
         authorities = self.server.cas()
         clients = (authorities["user"].encode(), authorities["host"].encode())
         context = self.host.context(
-            "api", lambda host: server_context(host.server, client_cas=clients, alpn=["teleport-auth", "teleport-join"])
+            "api", lambda host: server_context(host.server, client_cas=clients, alpn=[ALPN_AUTH, ALPN_JOIN])
         )
         site = auth_site(self.server, reactor=reactor)
         factory = TLSServerFactory(site, context, clock=reactor)

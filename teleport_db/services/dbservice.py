@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.threads import deferToThreadPool
 
+from teleport_db.alpn import ALPN_AUTH, ALPN_TUNNEL
 from teleport_db.audit.spool import Spool
 from teleport_db.certs.tls import client_context, server_context
 from teleport_db.config.model import Config
@@ -22,8 +23,8 @@ def tunnel_contexts(held: HostCredentials) -> HostContexts:
     """The contexts of an agent with these credentials."""
     return HostContexts(
         serving=server_context(held.server, client_cas=[held.host_ca], client_required=True),
-        tunnel=client_context(cas=[held.host_ca], pair=held.client, alpn=["teleport-tunnel"]),
-        calling=client_context(cas=[held.host_ca], pair=held.client, alpn=["teleport-auth"]),
+        tunnel=client_context(cas=[held.host_ca], pair=held.client, alpn=[ALPN_TUNNEL]),
+        calling=client_context(cas=[held.host_ca], pair=held.client, alpn=[ALPN_AUTH]),
     )
 
 

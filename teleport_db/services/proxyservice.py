@@ -16,6 +16,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 import teleport_db
+from teleport_db.alpn import ALPN_AUTH, ALPN_HTTP, ALPN_JOIN, ALPN_POSTGRESQL, ALPN_TUNNEL
 from teleport_db.api.client import APIClient
 from teleport_db.api.sending import sender
 from teleport_db.audit.events import SessionEvents
@@ -35,14 +36,7 @@ from teleport_db.proxy.forward import Forwarder
 from teleport_db.proxy.frontend import Gateway, PostgresFrontend, Refusal, Sessions
 from teleport_db.proxy.pages import Pages
 from teleport_db.proxy.router import AgentTunnel, Router
-from teleport_db.proxy.sniffer import (
-    ALPN_AUTH,
-    ALPN_JOIN,
-    ALPN_POSTGRESQL,
-    ALPN_TUNNEL,
-    Door,
-    FrontDoor,
-)
+from teleport_db.proxy.sniffer import Door, FrontDoor
 from teleport_db.proxy.web import web_resource, web_site
 from teleport_db.proxy.webapi import WebAPI
 from teleport_db.services.closing import Closers
@@ -82,7 +76,7 @@ class ProxyProcess(Service):
         self._auth = connector(reactor, *auth)
         cluster = host.credentials.cluster
         calling = host.context(
-            "calling", lambda held: client_context(cas=[held.host_ca], pair=held.client, alpn=["teleport-auth"])
+            "calling", lambda held: client_context(cas=[held.host_ca], pair=held.client, alpn=[ALPN_AUTH])
         )
         endpoint = TLSClientEndpoint(self._auth, calling, name=auth_name(cluster), clock=reactor)
         self.api = APIClient(endpoint, auth_name(cluster), reactor=reactor)
@@ -128,7 +122,7 @@ class ProxyProcess(Service):
     def _front_door(self) -> FrontDoor:
         host, reactor = self._host, self._reactor
         pair = web_pair(self._config, now=reactor.seconds())
-        web_context = server_context(pair, alpn=["http/1.1"])
+        web_context = server_context(pair, alpn=[ALPN_HTTP])
         web, join = self._sites()
         postgres = Door(
             lambda address, settled: PostgresFrontend(self.gateway, address, settled),

@@ -9,9 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from teleport_db.api.joining import ALPN_JOIN, find_cluster, join
+from teleport_db.alpn import ALPN_JOIN
 from teleport_db.api.joining import Cluster as Found
 from teleport_db.api.joining import Door as JoinDoor
+from teleport_db.api.joining import find_cluster, join
 from teleport_db.certs.keys import new_key, pem, public_pem
 from teleport_db.certs.tls import KeyPair, server_context
 from teleport_db.errors import AccessDenied, AuthenticationFailed, ConnectionTrouble

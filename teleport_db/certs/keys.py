@@ -34,13 +34,6 @@ def private_pem(key: PrivateKey) -> bytes:
     )
 
 
-def private_der(key: PrivateKey) -> bytes:
-    """PKCS#8 DER, the one form that pgjdbc reads."""
-    return key.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
 def public_pem(key: PrivateKey | PublicKey) -> bytes:
     """The public key as SubjectPublicKeyInfo PEM; takes either half."""
     public = key.public_key() if isinstance(key, PrivateKey) else key

@@ -31,7 +31,6 @@ SSL_REQUEST = struct.pack(">II", 8, SSL_CODE)
 GSSENC_REQUEST = struct.pack(">II", 8, GSSENC_CODE)
 
 PROTOCOL_3_0 = 3 << 16
-PROTOCOL_3_2 = 3 << 16 | 2
 
 #: A secret of a BackendKeyData: 4 bytes up to protocol 3.0, up to 256 from 3.2 on.
 MIN_SECRET, MAX_SECRET = 4, 256

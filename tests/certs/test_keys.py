@@ -28,8 +28,6 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(keys.load_private(keys.private_pem(key)).private_numbers(), key.private_numbers())
         self.assertEqual(keys.load_public(keys.public_pem(key)), key.public_key())
         self.assertEqual(keys.load_public(keys.public_pem(key.public_key()).decode()), key.public_key())
-        again = serialization.load_der_private_key(keys.private_der(key), None)
-        self.assertEqual(again.private_numbers(), key.private_numbers())
 
     def test_foreign_keys(self) -> None:
         """Other curves and algorithms are not certified and not used."""

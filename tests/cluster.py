@@ -34,11 +34,11 @@ from teleport_db.config.model import Database
 from teleport_db.config.values import Address
 from teleport_db.db.policy import Policy
 from teleport_db.db.session import Served, Session, Surroundings
-from teleport_db.db.streams import Announcements, IncomingStream, StreamFactory, proxies_only
+from teleport_db.db.streams import Announcements, IncomingStream, proxies_only
 from teleport_db.errors import AuditUnavailable, AuthenticationFailed
 from teleport_db.identity import DatabaseRoute, Identity, agent_name
 from teleport_db.interfaces import Credentials, ICredentialSource
-from teleport_db.net.tlslayer import TLSLayer
+from teleport_db.net.tlslayer import TLSLayer, TLSServerFactory
 from teleport_db.pgwire.messages import (
     SSL_REQUEST,
     authentication,
@@ -512,17 +512,16 @@ class AgentRig:
 
     def _tunnel(self) -> TunnelProtocol:
         check = proxies_only(lambda: authority("host").certificate_pem, self.cluster.clock)
-        accept = StreamFactory(
+        incoming = Factory.forProtocol(
             lambda: IncomingStream(
                 check=check,
                 open_session=self._open_session,
                 cancel=self._cancel,
                 announcements=self.announcements,
                 clock=self.cluster.clock,
-            ),
-            lambda: agent_serving(self.name),
-            self.cluster.clock,
+            )
         )
+        accept = TLSServerFactory(incoming, lambda: agent_serving(self.name), clock=self.cluster.clock)
         return TunnelProtocol(client=True, clock=self.cluster.clock, accept=accept)
 
     def _dial(self) -> Wire:

@@ -36,11 +36,11 @@ from teleport_db.config.model import Database
 from teleport_db.db.labels import DynamicLabels, Run
 from teleport_db.db.policy import Policy, PolicyWatch
 from teleport_db.db.session import Served, Session, Surroundings
-from teleport_db.db.streams import Announcements, IncomingStream, StreamFactory, proxies_only
+from teleport_db.db.streams import Announcements, IncomingStream, proxies_only
 from teleport_db.errors import ConnectionTrouble, SessionCut
 from teleport_db.identity import auth_name
 from teleport_db.interfaces import ICredentialSource
-from teleport_db.net.tlslayer import TLSClientEndpoint
+from teleport_db.net.tlslayer import TLSClientEndpoint, TLSServerFactory
 from teleport_db.tunnel.endpoints import StreamClientEndpoint
 from teleport_db.tunnel.header import CancelHeader, SessionHeader
 from teleport_db.tunnel.protocol import TunnelProtocol
@@ -48,7 +48,7 @@ from teleport_db.tunnel.protocol import TunnelProtocol
 log = Logger()
 
 #: Seconds between two announcements of presence; auth forgets an agent after three of them.
-PRESENCE_SECONDS = 30.0
+PRESENCE_SECONDS = 15.0
 
 #: Seconds between attempts to dial a proxy: no less, no more.
 RECONNECT_SECONDS = (1.0, 60.0)
@@ -139,6 +139,7 @@ class Agent(MultiService):
         self._reactor = reactor
         self._clock: IReactorTime = reactor
         self._spool = spool
+        self._began = spool.last + 1
         self._tunnels: list[TunnelProtocol] = []
         self._sessions: dict[int, Session] = {}
         self._labels = {
@@ -179,17 +180,16 @@ class Agent(MultiService):
             sessions_of=self._sessions_of,
         )
         check = proxies_only(host_ca, reactor)
-        self._accept = StreamFactory(
+        incoming = Factory.forProtocol(
             lambda: IncomingStream(
                 check=check,
                 open_session=self._open_session,
                 cancel=self._cancel,
                 announcements=self.announcements,
                 clock=reactor,
-            ),
-            lambda: contexts().serving,
-            reactor,
+            )
         )
+        self._accept = TLSServerFactory(incoming, lambda: contexts().serving, clock=reactor)
         for endpoint in proxies:
             ClientService(
                 TLSClientEndpoint(endpoint, lambda: contexts().tunnel, name=f"proxy.{cluster}", clock=reactor),
@@ -329,7 +329,11 @@ class Agent(MultiService):
     def _announce(self) -> Deferred[None]:
         if not self.policy.heard:
             return succeed(None)
-        databases = [
+        body: dict[str, Any] = {}
+        if self._spool.acknowledged >= self._began - 1:
+            # Auth has all of an earlier life of this agent's: sessions of it that have no end get none from here.
+            body["began"] = self._began
+        body["databases"] = [
             {
                 "name": served.database.name,
                 "description": served.database.description,
@@ -343,7 +347,7 @@ class Agent(MultiService):
         def failed(reason: Failure) -> None:
             log.warn("presence could not be announced: {reason}", reason=reason.getErrorMessage())
 
-        return self.api.call("PUT", "/v1/presence", {"databases": databases}).addCallbacks(lambda answer: None, failed)
+        return self.api.call("PUT", "/v1/presence", body).addCallbacks(lambda answer: None, failed)
 
     # Events.
 
@@ -382,17 +386,3 @@ class _AgentTunnel(TunnelProtocol):
     def connectionMade(self) -> None:
         super().connectionMade()
         self._opened(self)
-
-
-def run_command(in_thread: Callable[..., Deferred[Any]]) -> Run:
-    """Runs a label's command without a shell, off the reactor's thread."""
-    import subprocess
-
-    def run(command: tuple[str, ...]) -> Deferred[bytes]:
-        return in_thread(
-            lambda: (
-                subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=10).stdout
-            )
-        )
-
-    return run

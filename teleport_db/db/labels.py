@@ -6,7 +6,9 @@ without any value yet is absent, so no role matches it.
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -26,6 +28,20 @@ MAX_SECONDS = 10.0
 
 #: Runs a command and answers with what it printed.
 Run = Callable[[tuple[str, ...]], "Deferred[bytes]"]
+
+
+def run_command(in_thread: Callable[..., Deferred[Any]]) -> Run:
+    """Runs a label's command without a shell, off the reactor's thread.
+
+    :param in_thread: as ``deferToThread``.
+    """
+
+    def call(command: tuple[str, ...]) -> bytes:
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=MAX_SECONDS
+        ).stdout
+
+    return lambda command: in_thread(call, command)
 
 
 class DynamicLabels:

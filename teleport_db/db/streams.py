@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Shape
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from teleport_db.certs.tls import peer_identity
 from teleport_db.errors import AuthenticationFailed, TeleportDBError
-from teleport_db.net.tlslayer import TLSLayer
 from teleport_db.tunnel.header import (
     CancelHeader,
     ControlHeader,
@@ -35,6 +34,9 @@ class OpenSession(Shape):
 
     def receive(self, data: bytes) -> None:
         """Some bytes of the client."""
+
+    def client_done(self) -> None:
+        """The client says no more, and may still read."""
 
     def client_lost(self) -> None:
         """The stream is gone."""
@@ -71,6 +73,7 @@ class Announcements:
         return encode_frame({"databases": sorted(self._names())})
 
 
+@implementer(IHalfCloseableProtocol)
 class IncomingStream(Protocol):
     """Above a stream's TLS: its header, then whatever that announces."""
 
@@ -136,6 +139,15 @@ class IncomingStream(Protocol):
             self._timer.cancel()
         self._timer = None
 
+    def readConnectionLost(self) -> None:
+        if self._session is not None:
+            self._session.client_done()
+        else:
+            self.transport.loseConnection()  # type: ignore[union-attr]
+
+    def writeConnectionLost(self) -> None:
+        """Nothing to do: only an end of both ways is written here."""
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timer()
         self._announcements.remove(self.transport)
@@ -154,22 +166,3 @@ def proxies_only(host_ca: Callable[[], bytes], clock: IReactorTime) -> Callable[
             raise AuthenticationFailed(f"{identity.name} is no proxy")
 
     return check
-
-
-class StreamFactory(Factory):
-    """Puts TLS and an :class:`IncomingStream` on each stream a proxy opens.
-
-    :param context: gives the agent's TLS context, which wants a certificate of the host CA.
-    """
-
-    noisy = False
-
-    def __init__(
-        self, incoming: Callable[[], IncomingStream], context: Callable[[], ssl.SSLContext], clock: IReactorTime
-    ) -> None:
-        self._incoming = incoming
-        self._context = context
-        self._clock = clock
-
-    def buildProtocol(self, addr: IAddress | None) -> TLSLayer:
-        return TLSLayer(self._incoming(), self._context(), server_side=True, clock=self._clock)

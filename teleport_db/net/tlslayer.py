@@ -19,7 +19,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, ServerFactory
+from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -128,7 +128,7 @@ class _Attempt:
         self.result: Deferred[Any] = Deferred(self.cancel)
         self.factory = _LayerFactory(factory, self.build)
 
-    def build(self, upper: Any) -> TLSLayer:
+    def build(self, upper: Any, _: IAddress | None) -> TLSLayer:
         self.upper = upper
         self.layer = self.endpoint.layer(upper, self)
         return self.layer
@@ -153,33 +153,35 @@ class _Attempt:
             self.layer.abortConnection()
 
 
-class _LayerFactory(Factory):
-    """Wraps what another factory builds into a layer; both see their starts and stops."""
+class _LayerFactory(ServerFactory):
+    """Puts a layer below what another factory builds; both see their starts and stops."""
 
     noisy = False
 
-    def __init__(self, wrapped: IProtocolFactory, build: Callable[[Any], TLSLayer]) -> None:
+    def __init__(self, wrapped: IProtocolFactory, build: Callable[[Any, IAddress | None], TLSLayer]) -> None:
         self._wrapped, self._build = wrapped, build
 
     def doStart(self) -> None:
+        """The wrapped factory starts with this one."""
         self._wrapped.doStart()
 
     def doStop(self) -> None:
+        """The wrapped factory stops with this one."""
         self._wrapped.doStop()
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
+        """A layer, or None when the wrapped factory wants no connection."""
         upper = self._wrapped.buildProtocol(addr)  # type: ignore[arg-type]
-        return None if upper is None else self._build(upper)
+        return None if upper is None else self._build(upper, addr)
 
 
-class TLSServerFactory(ServerFactory):
-    """For listeners whose TLS starts at once.
+class TLSServerFactory(_LayerFactory):
+    """For listeners, and for streams that a peer opens, whose TLS starts at once.
 
     :param context: the TLS context, or a function that gives the present one.
     :param factory: builds the protocols above; one is connected only after its handshake and ``check``.
     """
 
-    noisy = False
     log = Logger()
 
     def __init__(
@@ -191,25 +193,13 @@ class TLSServerFactory(ServerFactory):
         check: Check | None = None,
         timeout: float = 10.0,
     ) -> None:
-        self.wrapped, self._context = factory, _giver(context)
+        super().__init__(factory, self._layer)
+        self._context = _giver(context)
         self._check, self._clock, self._timeout = check, clock, timeout
 
-    def doStart(self) -> None:
-        """The wrapped factory starts with this one."""
-        self.wrapped.doStart()
-
-    def doStop(self) -> None:
-        """The wrapped factory stops with this one."""
-        self.wrapped.doStop()
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """A layer, or None when the wrapped factory wants no connection."""
-        upper = self.wrapped.buildProtocol(addr)  # type: ignore[arg-type]
-        if upper is None:
-            return None
-
+    def _layer(self, upper: Any, peer: IAddress | None) -> TLSLayer:
         def failed(why: Failure) -> None:
-            self.log.debug("TLS with {peer} failed: {why}", peer=addr, why=why.getErrorMessage())
+            self.log.debug("TLS with {peer} failed: {why}", peer=peer, why=why.getErrorMessage())
 
         return TLSLayer(
             upper,

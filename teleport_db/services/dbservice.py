@@ -12,8 +12,9 @@ from teleport_db.alpn import ALPN_AUTH, ALPN_TUNNEL
 from teleport_db.audit.spool import Spool
 from teleport_db.certs.tls import client_context, server_context
 from teleport_db.config.model import Config
-from teleport_db.db.agent import Agent, HostContexts, run_command
+from teleport_db.db.agent import Agent, HostContexts
 from teleport_db.db.credentials import AmazonCredentials, ByKind, CertificateCredentials
+from teleport_db.db.labels import run_command
 from teleport_db.db.passwords import PasswordCredentials
 from teleport_db.net.tcp import connector
 from teleport_db.services.hosts import Host, HostCredentials

@@ -12,7 +12,14 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IAddress, IConsumer, IHalfCloseableProtocol, IProtocol, IPushProducer, ITransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IPushProducer,
+    ITransport,
+)
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -96,10 +103,10 @@ class MemoryTransport:
     # What the wire calls.
 
     def _pressure(self) -> None:
-        if self.producer is not None and self.streaming:
-            if len(self.outgoing) > HIGH_WATER and not self._producer_paused:
-                self._producer_paused = True
-                self.producer.pauseProducing()
+        full = self.streaming and len(self.outgoing) > HIGH_WATER
+        if self.producer is not None and full and not self._producer_paused:
+            self._producer_paused = True
+            self.producer.pauseProducing()
 
     def _relief(self) -> None:
         if self.producer is not None and not self.outgoing and (self._producer_paused or not self.streaming):

@@ -33,8 +33,9 @@ from teleport_db.certs.tls import KeyPair, client_context, peer_identity, server
 from teleport_db.config.model import Database
 from teleport_db.config.values import Address
 from teleport_db.db.policy import Policy
-from teleport_db.db.session import Served, Session, Surroundings
+from teleport_db.db.session import Session
 from teleport_db.db.streams import Announcements, IncomingStream, proxies_only
+from teleport_db.db.surroundings import Served, Surroundings
 from teleport_db.errors import AuditUnavailable, AuthenticationFailed
 from teleport_db.identity import DatabaseRoute, Identity, agent_name
 from teleport_db.interfaces import Credentials, ICredentialSource

@@ -35,8 +35,9 @@ from teleport_db.audit.uids import uid_source
 from teleport_db.config.model import Database
 from teleport_db.db.labels import DynamicLabels, Run
 from teleport_db.db.policy import Policy, PolicyWatch
-from teleport_db.db.session import Served, Session, Surroundings
+from teleport_db.db.session import Session
 from teleport_db.db.streams import Announcements, IncomingStream, proxies_only
+from teleport_db.db.surroundings import Served, Surroundings
 from teleport_db.errors import ConnectionTrouble, SessionCut
 from teleport_db.identity import auth_name
 from teleport_db.interfaces import ICredentialSource

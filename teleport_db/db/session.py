@@ -14,37 +14,34 @@ from __future__ import annotations
 
 import hmac
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from teleport_db.access.checker import check_session
 from teleport_db.access.roles import Options
-from teleport_db.certs.tls import peer_identity
 from teleport_db.config.model import Database
 from teleport_db.db.backend import LOGIN_SECONDS, Backend, DatabaseRefused, LoggedIn, open_backend, send_cancel
 from teleport_db.db.limits import SessionLimits, certificate_end
-from teleport_db.db.policy import Policy
-from teleport_db.db.record import Append, SessionRecord
+from teleport_db.db.record import SessionRecord
 from teleport_db.db.relay import BackendRelay, FrontendRelay
+from teleport_db.db.surroundings import Served, Surroundings
 from teleport_db.errors import (
     AccessDenied,
     AuditUnavailable,
-    AuthenticationFailed,
     DatabaseUnreachable,
     LimitExceeded,
-    NoSuchDatabase,
     RemoteProtocolError,
     SessionCut,
     TeleportDBError,
 )
 from teleport_db.identity import Identity
-from teleport_db.interfaces import Credentials, ICredentialSource
+from teleport_db.interfaces import Credentials
 from teleport_db.pgwire.frontend import MalformedMessage
 from teleport_db.pgwire.messages import error_for
 from teleport_db.pgwire.startup import Opening, Startup, StartupMessage
@@ -60,39 +57,6 @@ CLOSING_SECONDS = 30.0
 
 #: Bytes of the client that are kept while its login is under way; then it is not read any more.
 MAX_EARLY = 65536
-
-
-@attrs.frozen
-class Served:
-    """A database service as this agent serves it.
-
-    :param labels: gives the static and the present dynamic labels.
-    """
-
-    database: Database
-    labels: Callable[[], Mapping[str, str]]
-
-
-@attrs.frozen
-class Surroundings:
-    """What all sessions of an agent share.
-
-    :param dial: the plain endpoint of a database's address.
-    :param user_ca: gives the user CA's certificate, PEM.
-    :param sessions_of: how many sessions of a user there are at this agent, those being opened included.
-    """
-
-    cluster: str
-    server_id: str
-    served: Mapping[str, Served]
-    policy: Policy
-    append: Append
-    credentials: ICredentialSource
-    dial: Callable[[Database], IStreamClientEndpoint]
-    user_ca: Callable[[], bytes]
-    clock: IReactorTime
-    new_uid: Callable[[], str]
-    sessions_of: Callable[[str], int]
 
 
 class Session:
@@ -187,35 +151,14 @@ class Session:
 
     async def _run(self, message: StartupMessage) -> None:
         try:
-            identity = self._record.identity = self._identify()
-            served = self._find(identity)
+            identity = self._record.identity = self._around.identify(self._header.certificate)
+            served = self._around.find(identity)
+            self._record.database = served.database
             self._authorize(identity, served, message)
             logged_in = await self._log_in(served.database, message)
             self._begin(identity, logged_in)
         except TeleportDBError as error:
             self._refuse(error)
-
-    def _identify(self) -> Identity:
-        """Whose session it is, by the certificate alone."""
-        around = self._around
-        identity = peer_identity(
-            self._header.certificate, user_ca=around.user_ca(), host_ca=None, now=around.clock.seconds()
-        )
-        route = identity.route
-        if identity.usage != "database" or route is None or {route.cluster, identity.cluster} != {around.cluster}:
-            raise AuthenticationFailed(
-                "this certificate names no database service of this cluster; run: tsh db login NAME"
-            )
-        return identity
-
-    def _find(self, identity: Identity) -> Served:
-        """Where the certificate leads; only there."""
-        assert identity.route is not None
-        served = self._around.served.get(identity.route.service)
-        if served is None:
-            raise NoSuchDatabase(f'this agent does not serve database service "{identity.route.service}"')
-        self._record.database = served.database
-        return served
 
     def _authorize(self, identity: Identity, served: Served, message: StartupMessage) -> None:
         """Decide on the names PostgreSQL will really use; raises AccessDenied."""

@@ -73,10 +73,12 @@ class Impossible(Exception):
 class Suite:
     """One source package and how its tests are started.
 
-    :param package: the registry's name, with the last version that carries its tests where newer ones do not.
+    :param package: the registry's name, with a version that carries its tests where newer ones do not.
     :param tests: what must be in the package, and is given to the test program.
     :param needs: more packages that the tests import.
+    :param from_source: built here, as libpq's own driver is; else its wheel of the same version is installed.
     :param copied: run beside the source instead of in it, where it would hide what was installed.
+    :param certificate_by_hand: its tests make TLS contexts themselves and know of no client certificate.
     :param database: the only name that the suite knows, else each run has a database of its own name.
     :param set_up: SQL that its documentation asks for.
     """
@@ -112,7 +114,6 @@ SUITES = (
         certificate_by_hand=True,
         database="postgres",
         set_up="CREATE EXTENSION hstore",
-        # Documentation read from the terminal's point of view, and measurements.
         words=("--benchmark-skip",),
     ),
     Suite(
@@ -121,6 +122,8 @@ SUITES = (
         ("test",),
         ("pg", "mocha@10", "expect.js", "co", "lodash", "bluebird"),
         npm=True,
+        # It ends at any warning, and today's pg says that a Promise of one's own will not be taken for ever.
+        environment={"NODE_OPTIONS": "--no-deprecation"},
     ),
     Suite("node-postgres", "pg-cursor@2.10.3", ("test",), ("pg", "mocha@10"), npm=True),
     Suite(

@@ -14,6 +14,8 @@ CODES: dict[str, str] = {
     "db.session.result": "TDB10I",
     # Ours: the reference has no word for a cancel.
     "db.session.cancel": "TDB90I",
+    # Ours: auth had ended a session whose agent was lost, and it goes on.
+    "db.session.reopened": "TDB91I",
     "db.session.postgres.statements.parse": "TPG00I",
     "db.session.postgres.statements.bind": "TPG01I",
     "db.session.postgres.statements.execute": "TPG02I",

@@ -7,7 +7,8 @@
     DIRECTORY/lock               one process has a log
 
 Batches that come while one is being written wait and are written together, with one fsync (group commit).
-What a source has sent before, known by its number, is acknowledged and not written again.
+What a source has sent before, known by its number, is acknowledged and not written again.  Sessions whose
+source is lost are ended here: :mod:`teleport_db.audit.sessions` has the rule for what comes late.
 
 ``chain`` is the hash of the line before and of this one, so that a line that is edited, taken out or moved
 shows in :func:`verify`; cutting the end off shows only against a chain value that is kept elsewhere.
@@ -31,9 +32,11 @@ from zope.interface import implementer
 
 from teleport_db.audit import logfile
 from teleport_db.audit.appending import AppendOnly, lock_directory
-from teleport_db.audit.events import make_event, timestamp
+from teleport_db.audit.events import timestamp
 from teleport_db.audit.logfile import verify
+from teleport_db.audit.sessions import OWN, OpenSession, Record, Sessions
 from teleport_db.audit.shipping import ThreadHook, inline
+from teleport_db.audit.uids import uid_source
 from teleport_db.certs.files import sync_directory, write_secret
 from teleport_db.errors import AuditUnavailable, BadRequest
 from teleport_db.interfaces import IAuditLog
@@ -44,43 +47,9 @@ STATE_EVERY = 8 << 20
 #: Events that one search returns at most.
 MAX_RESULTS = 10_000
 
-#: The source of the auth server's own events.
-OWN = "auth"
-
 Event = dict[str, Any]
 
-#: What of a start every event of the session has.
-_SESSION = ("user", "sid", "db_service", "db_protocol", "db_uri", "db_name", "db_user", "server_id")
-
 __all__ = ["MAX_RESULTS", "OWN", "AuditLog", "OpenSession", "verify"]
-
-
-@attrs.frozen
-class OpenSession:
-    """A session that has begun and not ended.
-
-    :param source: who recorded it.
-    :param next_ei: the number its next event would have.
-    :param start: its ``db.session.start``.
-    """
-
-    source: str
-    sid: str
-    next_ei: int
-    start: Mapping[str, Any] = attrs.field(repr=False)
-
-    def lost(self, now: float, *, uid: str, reason: str = "agent_lost") -> Event:
-        """The end that nobody was there to record; ``now`` in seconds since the epoch."""
-        fields: dict[str, Any] = {name: value for name, value in self.start.items() if name in _SESSION}
-        return make_event(
-            "db.session.end",
-            uid=uid,
-            time=now,
-            cluster_name=str(self.start.get("cluster_name", "")),
-            ei=self.next_ei,
-            reason=reason,
-            **fields,
-        )
 
 
 @attrs.define
@@ -89,32 +58,24 @@ class _State:
 
     chain: str = ""
     last: dict[str, int] = attrs.field(factory=dict)
-    sessions: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    sessions: Sessions = attrs.field(factory=Sessions)
 
     def take(self, source: str, seq: int, event: Mapping[str, Any]) -> None:
         self.last[source] = max(seq, self.last.get(source, 0))
-        sid, name, ei = event.get("sid"), event.get("event"), event.get("ei")
-        if not isinstance(sid, str) or not isinstance(ei, int):
-            return
-        known = self.sessions.get(sid)
-        if known is not None and source not in (known["source"], OWN):
-            return  # an agent has no say about another's sessions
-        if name == "db.session.start":
-            if event.get("success"):
-                start = {key: event.get(key) for key in (*_SESSION, "cluster_name", "time")}
-                self.sessions[sid] = {"source": source, "start": start, "next_ei": ei + 1}
-        elif known is not None:
-            if name == "db.session.end":
-                del self.sessions[sid]
-            else:
-                known["next_ei"] = ei + 1
+        self.sessions.take(source, seq, event)
 
 
 @attrs.define
 class _Waiting:
-    records: list[tuple[str, int, Mapping[str, Any]]]
+    """What somebody wants written.
+
+    :param lost: a source whose sessions end, and the number of its before which they began.
+    """
+
+    records: list[Record]
     answer: int
     done: Deferred[int]
+    lost: tuple[str, int | None] | None = None
 
 
 @implementer(IAuditLog)
@@ -125,13 +86,22 @@ class AuditLog:
 
     :param clock: ``seconds()`` since the epoch, as a reactor's.
     :param in_thread: where files are written and read.
+    :param new_uid: a new unique id at each call, for what the log makes up.
     """
 
     log = Logger()
 
-    def __init__(self, directory: str | PathLike[str], *, clock: IReactorTime, in_thread: ThreadHook = inline) -> None:
+    def __init__(
+        self,
+        directory: str | PathLike[str],
+        *,
+        clock: IReactorTime,
+        in_thread: ThreadHook = inline,
+        new_uid: Callable[[], str] | None = None,
+    ) -> None:
         self.directory = Path(directory)
         self._clock, self._in_thread = clock, in_thread
+        self._new_uid = new_uid or uid_source()
         self._lock = lock_directory(self.directory)
         try:
             self._state = _State()
@@ -166,45 +136,77 @@ class AuditLog:
                 last = seq
             answer = max(answer, seq)
         self._accepted[source] = last
-        return self._enqueue(records, answer)
+        return self._enqueue(_Waiting(records, answer, Deferred()))
 
     def emit(self, events: Sequence[Mapping[str, Any]]) -> Deferred[None]:
         """Keep events of the auth server's own."""
-        last = self._accepted.get(OWN, 0)
-        records = [(OWN, last + number, event) for number, event in enumerate(events, 1)]
-        self._accepted[OWN] = last + len(records)
-        return self._enqueue(records, last).addCallback(lambda _: None)
+        return self._enqueue(_Waiting([(OWN, 0, event) for event in events], 0, Deferred())).addCallback(lambda _: None)
+
+    def lose(self, source: str, *, before: int | None = None) -> Deferred[int]:
+        """End the sessions of a source that is not heard of, reason ``agent_lost``.
+
+        :param before: the source is there and says that it has sent everything below this number, and that
+            it began anew with it: only sessions that began before it are over, and nothing more comes of them.
+
+        Fires with how many were ended when that is durable, fails with AuditUnavailable.
+        """
+        sessions = self._state.sessions
+        if before is not None:
+            sessions.forget(source, before)
+        if not sessions.older(source, before):
+            return succeed(0)
+        return self._enqueue(_Waiting([], 0, Deferred(), (source, before)))
 
     def open_sessions(self, source: str | None = None) -> list[OpenSession]:
         """Sessions without an end, of one source or of all: what to end when an agent is lost."""
-        return [
-            OpenSession(known["source"], sid, known["next_ei"], known["start"])
-            for sid, known in self._state.sessions.items()
-            if source is None or known["source"] == source
-        ]
+        return self._state.sessions.open(source)
+
+    def open_sources(self) -> set[str]:
+        """Who has sessions without an end."""
+        return self._state.sessions.sources()
 
     @property
     def chain(self) -> str:
         """The hash of the newest durable line; kept elsewhere, it shows whether the end was cut off."""
         return self._state.chain
 
-    def _enqueue(self, records: list[tuple[str, int, Mapping[str, Any]]], answer: int) -> Deferred[int]:
-        done: Deferred[int] = Deferred()
-        self._waiting.append(_Waiting(records, answer, done))
+    def _enqueue(self, waiting: _Waiting) -> Deferred[int]:
+        self._waiting.append(waiting)
         if self._writing is None:
             self._write_next()
-        return done
+        return waiting.done
+
+    def _next_batch(self) -> list[_Waiting]:
+        """All that waits; but ends that are made up come alone, since what follows is numbered by them."""
+        ends = [number for number, waiting in enumerate(self._waiting) if waiting.lost is not None]
+        size = max(ends[0], 1) if ends else len(self._waiting)
+        batch, self._waiting = self._waiting[:size], self._waiting[size:]
+        return batch
+
+    def _records(self, batch: list[_Waiting], moment: float) -> list[Record]:
+        """The lines to write, as what is durable now makes them."""
+        sessions, last = self._state.sessions, self._state.last.get(OWN, 0)
+        if batch[0].lost is not None:
+            made = sessions.losses(*batch[0].lost, moment, self._new_uid)
+            batch[0].answer = len(made)
+        else:
+            given = [record for waiting in batch for record in waiting.records]
+            made = list(sessions.numbered(given, moment, self._new_uid))
+        records = []
+        for source, seq, event in made:
+            last += source == OWN
+            records.append((source, last if source == OWN else seq, event))
+        return records
 
     def _write_next(self) -> None:
-        batch, self._waiting = self._waiting, []
-        self._writing = batch
-        records = [record for waiting in batch for record in waiting.records]
+        self._writing = batch = self._next_batch()
         moment = self._clock.seconds()
+        records = self._records(batch, moment)
         written = self._in_thread(lambda: self._write(records, moment)) if records else succeed(self._state.chain)
         written.addCallbacks(self._written, self._not_written, callbackArgs=(batch, records), errbackArgs=(batch,))
         written.addErrback(lambda failure: self.log.failure("the audit log's answer failed", failure=failure))
 
-    def _write(self, records: Sequence[tuple[str, int, Mapping[str, Any]]], moment: float) -> str:
+    def _write(self, records: Sequence[Record], moment: float) -> str:
         """In the thread: nothing else touches the file."""
         path = self._path(moment)
         if path.name > self._file.path.name:  # a clock that goes back does not go back to an old file
@@ -225,9 +227,7 @@ class AuditLog:
             raise
         return chain
 
-    def _written(
-        self, chain: str, batch: list[_Waiting], records: Sequence[tuple[str, int, Mapping[str, Any]]]
-    ) -> None:
+    def _written(self, chain: str, batch: list[_Waiting], records: Sequence[Record]) -> None:
         self._state.chain = chain
         for source, seq, event in records:
             self._state.take(source, seq, event)
@@ -284,7 +284,8 @@ class AuditLog:
 
     def _saving(self) -> Callable[[], None]:
         path, size = self._durable
-        data = json.dumps({"v": 1, "file": path.name, "size": size, **attrs.asdict(self._state)}).encode()
+        state = {"chain": self._state.chain, "last": self._state.last, "sessions": self._state.sessions.kept()}
+        data = json.dumps({"v": 2, "file": path.name, "size": size, **state}).encode()
         return lambda: write_secret(self.directory / "state.json", data)
 
     def _recover(self) -> AppendOnly:
@@ -309,9 +310,9 @@ class AuditLog:
         try:
             kept = json.loads((self.directory / "state.json").read_bytes())
             size = next(path.stat().st_size for path in files if path.name == kept["file"])
-            if kept.pop("v") == 1 and kept["size"] <= size:
+            if kept.pop("v") == 2 and kept["size"] <= size:
                 begin = (str(kept.pop("file")), int(kept.pop("size")))
-                self._state = _State(**kept)
+                self._state = _State(**{**kept, "sessions": Sessions(kept["sessions"])})
                 return begin
         except (OSError, ValueError, KeyError, TypeError, StopIteration):
             pass

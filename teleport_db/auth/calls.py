@@ -133,8 +133,11 @@ class Calls:
 
     async def announce(self, call: Call) -> dict[str, Any]:
         host = call.host()
+        began = None if call.body.get("began") is None else fields.whole(call.body, "began")
         await self._server.joining.arrived(host.name)
-        return await self._server.presence.announce(host, fields.objects(call.body, "databases"))
+        answer = await self._server.presence.announce(host, fields.objects(call.body, "databases"))
+        self._server.losses.heard(host.name, began=began)
+        return answer
 
     async def leave(self, call: Call) -> dict[str, Any]:
         await self._server.presence.leave(call.host())
@@ -152,6 +155,7 @@ class Calls:
         events = [(fields.whole(entry, "seq"), fields.mapping(entry.get("event"), "event")) for entry in entries]
         for _, event in events:
             _check_event(host, event, self._server.cluster_name)
+        self._server.losses.heard(host.name)
         return {"acknowledged": await self._server.audit.receive(host.name, events)}
 
     # Certificates.

@@ -2,7 +2,7 @@
 
 ::
 
-    /presence/HOST-ID  {"databases": [{"name", "description", "protocol", "uri", "labels"}]}   90 seconds
+    /presence/HOST-ID  {"databases": [{"name", "description", "protocol", "uri", "labels"}]}   45 seconds
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from teleport_db.interfaces import IBackend
 
 PREFIX = "/presence/"
 #: Seconds an announcement holds; agents repeat it three times as often.
-TTL = 90
+TTL = 45
 
 
 @attrs.frozen

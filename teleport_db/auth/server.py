@@ -4,7 +4,7 @@
 
                         ┌─ Authorities ─ Signing ─┐
     http.py ── AuthServer ─ Users ─ Roles ─ Locks ├─ Logins ─ Invites ─ JoinTokens ─ Joining
-                        └─ Presence ─ Watch ──────┘
+                        └─ Presence ─ Losses ─ Watch ──────┘
                                   │
                         IBackend, IAuditLog
 """
@@ -25,6 +25,7 @@ from teleport_db.auth.authorities import KINDS, Authorities, load_or_create
 from teleport_db.auth.invites import Invites
 from teleport_db.auth.joining import Joining
 from teleport_db.auth.locks import Locks
+from teleport_db.auth.losses import LOST_SECONDS, Losses
 from teleport_db.auth.logins import Logins
 from teleport_db.auth.passwords import Passwords
 from teleport_db.auth.preference import Preference
@@ -50,6 +51,12 @@ class AuditLog(Protocol):
 
     def receive(self, source: str, events: list[tuple[int, dict[str, Any]]]) -> Deferred[int]:
         """Keep numbered events of a host; fires with the last number that is durable."""
+
+    def open_sources(self) -> set[str]:
+        """Hosts that have sessions without an end."""
+
+    def lose(self, source: str, *, before: int | None = None) -> Deferred[int]:
+        """End the sessions of a host that is lost; see :meth:`teleport_db.audit.log.AuditLog.lose`."""
 
     def search(
         self,
@@ -88,6 +95,7 @@ class AuthServer:
     :param reactor: for its threads; :param clock: seconds since the epoch, the reactor when None.
     :param proxy_address: ``host:port`` that invites and ``tctl`` name.
     :param hasher: of passwords; tests take a cheap one.
+    :param lost_after: seconds of silence after which an agent's sessions are ended for it.
 
     The parts are there after :meth:`start`.
     """
@@ -108,6 +116,7 @@ class AuthServer:
         clock: IReactorTime | None = None,
         proxy_address: str = "",
         hasher: PasswordHasher | None = None,
+        lost_after: float = LOST_SECONDS,
     ) -> None:
         self.backend = backend
         self.audit = audit
@@ -126,6 +135,7 @@ class AuthServer:
         self.locks = Locks(backend, self.recorder, clock=self.clock)
         self.preference = Preference(backend, self.recorder, config.authentication.second_factor)
         self.presence = Presence(backend, self.recorder, clock=self.clock)
+        self.losses = Losses(audit, clock=self.clock, lost_after=lost_after)
         self.watch = Watch(backend, clock=self.clock)
         self.tokens = JoinTokens(backend, self.recorder, static=read_static(config.tokens), clock=self.clock)
         self.invites = Invites(
@@ -161,6 +171,7 @@ class AuthServer:
         await self.locks.start()
         await self.watch.start()
         await self.passwords.start()
+        self.losses.start()
 
     async def _check_cluster(self) -> None:
         """The name is in every certificate: a state of another cluster is not taken over silently."""
@@ -177,6 +188,7 @@ class AuthServer:
 
     def stop(self) -> None:
         """Answer who waits and end the threads; the backend is closed by whoever opened it."""
+        self.losses.stop()
         self.watch.stop()
         self.locks.stop()
         self.passwords.stop()

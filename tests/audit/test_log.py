@@ -318,8 +318,8 @@ class RecoveryTests(LogCase):
             b"{",
             b"[]",
             b"null",
-            json.dumps({**kept, "v": 2}).encode(),
-            json.dumps({"v": 1}).encode(),
+            json.dumps({**kept, "v": 1}).encode(),
+            json.dumps({"v": 2}).encode(),
             json.dumps({**kept, "size": 10**9}).encode(),
             json.dumps({**kept, "file": "x"}).encode(),
         ):

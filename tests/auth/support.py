@@ -40,6 +40,8 @@ class MemoryAudit:
         self.events: list[Mapping[str, Any]] = []
         self.received: list[tuple[str, int]] = []
         self.failure: Exception | None = None
+        self.sources: set[str] = set()
+        self.lost: list[tuple[str, int | None]] = []
 
     def emit(self, events: Sequence[Mapping[str, Any]]) -> Deferred[None]:
         deferred: Deferred[None] = Deferred()

@@ -138,7 +138,7 @@ class PresenceTests(AuthCase):
         return await self.call("PUT", "/v1/presence", {"databases": databases}, by=by)
 
     async def test_listing(self) -> None:
-        """One entry a service; an agent that is silent for 90 seconds is gone."""
+        """One entry a service; an agent that is silent for that long is gone."""
         first, second = self.host("db"), self.host("db")
         self.assertEqual(await self.announce(first, "aurora", "dev", env="dev"), {"ttl": TTL})
         await self.announce(second, "aurora", env="dev")

@@ -46,12 +46,14 @@ class Auth(Resource):
         self.heard: list[tuple[str, str]] = []
         self.events: list[dict[str, Any]] = []
         self.presence: Any = None
+        self.began: list[int | None] = []
         self.away = False
+        self.deaf = False
 
     def render(self, request: Request) -> Any:
         method, path = request.method.decode(), request.path.decode()
         self.heard.append((method, path))
-        if self.away:
+        if self.away or (self.deaf and path == "/v1/audit"):
             request.setResponseCode(503)
             return b"{}"
         answer: dict[str, Any] = {}
@@ -62,7 +64,9 @@ class Auth(Resource):
                 change = {"type": "put", "kind": "role", "name": "dev", "resource": dev_role()}
                 answer = {"revision": 1, "reset": True, "changes": [change, put_user("alice")]}
             case "PUT", "/v1/presence":
-                self.presence = json.load(request.content)["databases"]
+                body = json.load(request.content)
+                self.presence = body["databases"]
+                self.began.append(body.get("began"))
             case "DELETE", "/v1/presence":
                 self.presence = None
             case "POST", "/v1/audit":
@@ -189,6 +193,29 @@ class LifeTests(AgentCase):
         before = self.auth.heard.count(("PUT", "/v1/presence"))
         self.cluster.pass_time(3 * PRESENCE_SECONDS)
         self.assertGreaterEqual(self.auth.heard.count(("PUT", "/v1/presence")), before + 3)
+
+    def test_began(self) -> None:
+        """Once auth has all that an earlier life left in the spool, it is told with which number this one began."""
+        self.start()
+        began = self.spool.last + 1
+        self.assertEqual(self.auth.began, [began])
+        client = self.cluster.session()
+        client.query()
+        self.cluster.pass_time(PRESENCE_SECONDS)
+        self.assertEqual(set(self.auth.began), {began})
+
+    def test_began_behind(self) -> None:
+        """Before auth has that, nothing is said."""
+        self.spool.append([{"event": "db.session.start", "server_id": "agent-1", "sid": "1", "ei": 0, "success": True}])
+        self.agent._began = self.spool.last + 1
+        self.auth.deaf = True
+        self.start()
+        self.cluster.pass_time(2 * PRESENCE_SECONDS)
+        self.assertEqual(set(self.auth.began), {None})
+        self.auth.deaf = False
+        self.cluster.pass_time(60 + PRESENCE_SECONDS)
+        self.assertEqual(len(self.auth.events), 1)
+        self.assertEqual(self.auth.began[-1], self.spool.last + 1)
 
     def test_reconnects(self) -> None:
         """A tunnel that is lost is dialled again; its sessions have ended, and new ones find the agent."""

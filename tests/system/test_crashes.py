@@ -89,6 +89,16 @@ class CrashTests(SynchronousTestCase):
         for sid, found in numbers.items():
             self.assertEqual(sorted(found), list(range(len(found))), sid)
 
+    def assertEnded(self, label: str) -> None:
+        """The session that was killed with its agent gets an end, the last of its numbers, and no other has it."""
+        queries = [event for event in self.world.events() if f"'{label}-" in str(event.get("db_query"))]
+        (sid,) = {event["sid"] for event in queries}
+        (end,) = self.world.until_recorded(sid=sid, event="db.session.end")
+        self.assertEqual(end["reason"], "agent_lost")
+        numbers = [event["ei"] for event in self.world.events(sid=sid)]
+        self.assertEqual(numbers, list(range(len(numbers))))
+        self.assertEqual(numbers[-1], end["ei"])
+
     def test_auth_and_proxy(self) -> None:
         """auth and proxy are killed under load: a restart is all it takes."""
 
@@ -112,6 +122,7 @@ class CrashTests(SynchronousTestCase):
         self.world.agent("aurora").until_up()
         self.until_works()
         self.assertRecorded("second", seen)
+        self.assertEnded("second")
 
     def test_running_query(self) -> None:
         """The agent is killed in the middle of a query: psql hears of it, PostgreSQL stops it in time."""

@@ -57,6 +57,13 @@ class MemoryAudit:
         self.events += [event for _, event in events]
         return succeed(max((seq for seq, _ in events), default=0))
 
+    def open_sources(self) -> set[str]:
+        return self.sources
+
+    def lose(self, source: str, *, before: int | None = None) -> Deferred[int]:
+        self.lost.append((source, before))
+        return succeed(1)
+
     def search(self, *, limit: int, **wanted: Any) -> Deferred[list[Any]]:
         keep = [
             event

@@ -19,7 +19,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import ServerFactory
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -27,6 +27,7 @@ from zope.interface import implementer
 from teleport_db.certs.tls import verify_name
 from teleport_db.errors import AuthenticationFailed, ConnectionTrouble
 from teleport_db.net.tlsconnection import State, TLSLayer
+from teleport_db.net.unsettled import Unsettled
 
 __all__ = ["State", "TLSClientEndpoint", "TLSLayer", "TLSServerFactory"]
 
@@ -180,6 +181,9 @@ class TLSServerFactory(_LayerFactory):
 
     :param context: the TLS context, or a function that gives the present one.
     :param factory: builds the protocols above; one is connected only after its handshake and ``check``.
+    :param unsettled: bounds the connections of one address that have shown no certificate that verifies: one
+        more aborts the oldest of them.  Nobody can be told from a stranger before the handshake, so whoever has
+        a certificate is let in and stays, whatever strangers do from the same address.
     """
 
     log = Logger()
@@ -192,8 +196,10 @@ class TLSServerFactory(_LayerFactory):
         clock: IReactorTime,
         check: Check | None = None,
         timeout: float = 10.0,
+        unsettled: Unsettled | None = None,
     ) -> None:
         super().__init__(factory, self._layer)
+        self._unsettled = unsettled
         self._context = _giver(context)
         self._check, self._clock, self._timeout = check, clock, timeout
 
@@ -201,7 +207,10 @@ class TLSServerFactory(_LayerFactory):
         def failed(why: Failure) -> None:
             self.log.debug("TLS with {peer} failed: {why}", peer=peer, why=why.getErrorMessage())
 
-        return TLSLayer(
+        def shaken() -> None:
+            layer.shaken()
+
+        layer = _ServerLayer(
             upper,
             self._context(),
             server_side=True,
@@ -209,4 +218,37 @@ class TLSServerFactory(_LayerFactory):
             check=self._check,
             timeout=self._timeout,
             failed=failed,
+            connected=shaken,
         )
+        if self._unsettled is not None and peer is not None:
+            layer.count(self._unsettled, peer)
+        return layer
+
+
+class _ServerLayer(TLSLayer):
+    """A layer that may be counted until its peer has shown a certificate, or is gone."""
+
+    _uncount: Callable[[], None] | None = None
+
+    def count(self, unsettled: Unsettled, peer: IAddress) -> None:
+        """Count it, in the place of the oldest of its address if there is no other."""
+        if unsettled.full(peer):
+            oldest = unsettled.oldest(peer)
+            unsettled.remove(peer, oldest)
+            oldest.abortConnection()
+        unsettled.add(peer, self)
+        self._uncount = lambda: unsettled.remove(peer, self)
+
+    def shaken(self) -> None:
+        """The handshake is done."""
+        if self.peer_certificate is not None:
+            self._uncounted()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._uncounted()
+        super().connectionLost(reason)
+
+    def _uncounted(self) -> None:
+        if self._uncount is not None:
+            self._uncount()
+            self._uncount = None

@@ -29,6 +29,7 @@ from zope.interface import implementer
 from teleport_db.clienthello import ClientHello, parse
 from teleport_db.errors import AuthenticationFailed, RemoteProtocolError, TeleportDBError
 from teleport_db.net.tlslayer import TLSLayer
+from teleport_db.net.unsettled import MAX_UNSETTLED, Unsettled
 from teleport_db.pgwire.messages import error_for
 from teleport_db.pgwire.startup import Cancel, Opening, Reply, StartTLS, Startup
 
@@ -36,9 +37,6 @@ log = Logger()
 
 #: Seconds a connection has until it has said who it is.
 OPENING_SECONDS = 10.0
-
-#: Connections of one address that have not yet said who they are.
-MAX_UNSETTLED_PER_ADDRESS = 256
 
 
 @attrs.frozen
@@ -80,12 +78,12 @@ class Sniffer(Protocol):
         self._said = False
 
     def connectionMade(self) -> None:
-        self._doors.unsettled(self._address)
+        self._doors.unsettled.add(self._address, self)
         self._timer = self._doors.clock.callLater(OPENING_SECONDS, self._too_late)
 
     def _too_late(self) -> None:
         self._timer = None
-        self._doors.settled(self._address)
+        self._doors.unsettled.remove(self._address, self)
         assert self.transport is not None
         self.transport.abortConnection()  # type: ignore[attr-defined]
 
@@ -99,7 +97,7 @@ class Sniffer(Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self._doors.settled(self._address)
+            self._doors.unsettled.remove(self._address, self)
 
     def _shaken(self) -> None:
         """The handshake is done; a ClientHello alone says nothing."""
@@ -242,28 +240,10 @@ class FrontDoor(Factory):
         self.doors = dict(doors)
         self.cancel = cancel
         self.clock = clock
-        self._unsettled: dict[str, int] = {}
+        self.unsettled = Unsettled(MAX_UNSETTLED)
 
     def buildProtocol(self, addr: IAddress | None) -> Sniffer | None:
         assert addr is not None
-        if self._unsettled.get(_host(addr), 0) >= MAX_UNSETTLED_PER_ADDRESS:
+        if self.unsettled.full(addr):
             return None
         return Sniffer(self, addr)
-
-    def unsettled(self, addr: IAddress) -> None:
-        """One more connection of this address has not yet said who it is."""
-        host = _host(addr)
-        self._unsettled[host] = self._unsettled.get(host, 0) + 1
-
-    def settled(self, addr: IAddress) -> None:
-        """One connection of this address has said who it is, or is gone."""
-        host = _host(addr)
-        left = self._unsettled[host] - 1
-        if left:
-            self._unsettled[host] = left
-        else:
-            del self._unsettled[host]
-
-
-def _host(addr: IAddress) -> str:
-    return str(getattr(addr, "host", addr))

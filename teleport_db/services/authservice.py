@@ -21,6 +21,7 @@ from teleport_db.certs.tls import server_context
 from teleport_db.config.model import Config
 from teleport_db.net.tcp import listen
 from teleport_db.net.tlslayer import TLSServerFactory
+from teleport_db.net.unsettled import Unsettled
 from teleport_db.services.closing import Closers
 from teleport_db.services.hosts import Host, keep_id, obtain
 from teleport_db.storage.sqlite import SQLiteBackend
@@ -91,7 +92,7 @@ class AuthProcess(Service):
             "api", lambda host: server_context(host.server, client_cas=clients, alpn=[ALPN_AUTH, ALPN_JOIN])
         )
         site = auth_site(self.server, reactor=reactor)
-        factory = TLSServerFactory(site, context, clock=reactor)
+        factory = TLSServerFactory(site, context, clock=reactor, unsettled=Unsettled())
         address = config.auth.listen_addr
         self.port = listen(reactor, address.port, factory, interface=address.host)
         self._closers.add(self.port.stopListening)

@@ -211,4 +211,4 @@ class JoinTests(JoinCase):
         found = self.successResultOf(self.find(HOST_CA.pin))
         self.join(found)
         self.cluster.settle()
-        self.assertEqual((self.cluster.wires, self.cluster.front._unsettled), ([], {}))
+        self.assertEqual((self.cluster.wires, self.cluster.front.unsettled.counts), ([], {}))

@@ -46,7 +46,7 @@ class FrontendCase(SynchronousTestCase):
         """No session, no key, no timer and no database connection is left, and the events are whole."""
         self.cluster.settle()
         self.assertEqual(len(self.cluster.gateway.sessions), 0)
-        self.assertEqual(self.cluster.front._unsettled, {})
+        self.assertEqual(self.cluster.front.unsettled.counts, {})
         self.assertEqual(self.cluster.timers(), [])
         for agent in agents:
             self.assertEqual(agent.sessions, [])
@@ -398,7 +398,7 @@ class RefusalTests(FrontendCase):
         half = self.cluster.client()
         half.write(startup()[:9])
         self.cluster.settle()
-        self.assertEqual(sum(self.cluster.front._unsettled.values()), 3)
+        self.assertEqual(sum(self.cluster.front.unsettled.counts.values()), 3)
         self.cluster.pass_time(OPENING_SECONDS)
         for client in (bare, silent, half):
             self.assertTrue(client.gone)

@@ -209,7 +209,7 @@ class TunnelDoorTests(RouterCase):
             self.attempt(pair)
             self.assertEqual(self.router.agents, 0)
         self.cluster.pass_time(OPENING_SECONDS)
-        self.assertEqual((self.cluster.front._unsettled, self.cluster.timers()), ({}, []))
+        self.assertEqual((self.cluster.front.unsettled.counts, self.cluster.timers()), ({}, []))
 
     def test_expires_by_our_clock(self) -> None:
         pair = host_pair("db", "short", server=False, ttl=60.0)

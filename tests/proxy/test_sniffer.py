@@ -8,8 +8,9 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from teleport_db.net.unsettled import MAX_UNSETTLED
 from teleport_db.pgwire.messages import GSSENC_CODE, SSL_REQUEST, cancel_request, parse_error, startup_message
-from teleport_db.proxy.sniffer import MAX_UNSETTLED_PER_ADDRESS, OPENING_SECONDS, Door, FrontDoor
+from teleport_db.proxy.sniffer import OPENING_SECONDS, Door, FrontDoor
 from tests.cluster import Cluster, Peer, psql_context
 from tests.memory import Wire
 
@@ -67,7 +68,7 @@ class DoorCase(SynchronousTestCase):
 
     def assertClosed(self, peer: Peer) -> None:
         self.assertIsNotNone(peer.reason)
-        self.assertEqual(self.front._unsettled, {})
+        self.assertEqual(self.front.unsettled.counts, {})
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
@@ -203,7 +204,7 @@ class LimitTests(DoorCase):
         peer, wire = self.send(hello())
         self.settles[-1]()
         self.settles[-1]()
-        self.assertEqual(self.front._unsettled, {})
+        self.assertEqual(self.front.unsettled.counts, {})
         self.clock.advance(OPENING_SECONDS * 10)
         self.assertIsNone(peer.reason)
         wire.cut()
@@ -211,7 +212,7 @@ class LimitTests(DoorCase):
 
     def test_per_address(self) -> None:
         """So many connections of one address at most; others' are not touched, and the end of one makes room."""
-        wires = [self.connect()[1] for _ in range(MAX_UNSETTLED_PER_ADDRESS)]
+        wires = [self.connect()[1] for _ in range(MAX_UNSETTLED)]
         self.assertIsNone(self.front.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))
         self.connect("127.0.0.2")
         self.assertIsNotNone(self.front.buildProtocol(IPv6Address("TCP", "::1", 1)))
@@ -219,7 +220,7 @@ class LimitTests(DoorCase):
         self.connect()
         self.assertIsNone(self.front.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))
         self.clock.advance(OPENING_SECONDS)
-        self.assertEqual(self.front._unsettled, {})
+        self.assertEqual(self.front.unsettled.counts, {})
         self.connect()
 
     def test_released_once(self) -> None:
@@ -234,7 +235,7 @@ class LimitTests(DoorCase):
                 self.clock.advance(OPENING_SECONDS / 2)
                 _, other_wire = self.connect()
                 self.clock.advance(OPENING_SECONDS / 2)
-                self.assertEqual(self.front._unsettled, {"127.0.0.1": 1})
+                self.assertEqual(self.front.unsettled.counts, {"127.0.0.1": 1})
                 other_wire.cut()
                 continue
             elif end == "settled":
@@ -242,9 +243,9 @@ class LimitTests(DoorCase):
                 wire.flush()
                 self.settles[-1]()
             wire.cut()
-            self.assertEqual(self.front._unsettled, {"127.0.0.1": 1})
+            self.assertEqual(self.front.unsettled.counts, {"127.0.0.1": 1})
             other.transport.abortConnection()
-            self.assertEqual(self.front._unsettled, {})
+            self.assertEqual(self.front.unsettled.counts, {})
 
     def test_end_while_sniffing(self) -> None:
         """A peer that ends its half before it has said anything is closed."""
@@ -267,10 +268,10 @@ class TLSDoorTests(SynchronousTestCase):
         peer.transport.write(hello())
         cluster.settle()
         self.assertNotEqual(peer.received, b"")
-        self.assertEqual(cluster.front._unsettled, {"127.0.0.1": 1})
+        self.assertEqual(cluster.front.unsettled.counts, {"127.0.0.1": 1})
         cluster.pass_time(OPENING_SECONDS)
         self.assertIsNotNone(peer.reason)
-        self.assertEqual((cluster.front._unsettled, cluster.timers()), ({}, []))
+        self.assertEqual((cluster.front.unsettled.counts, cluster.timers()), ({}, []))
         self.assertFalse(wire.server.connected)
 
     def test_web(self) -> None:
@@ -281,7 +282,7 @@ class TLSDoorTests(SynchronousTestCase):
         above = Peer()
         cluster.dial(TLSLayer(above, psql_context(None, ("http/1.1",)), server_side=False, clock=cluster.clock))
         cluster.settle()
-        self.assertEqual(cluster.front._unsettled, {})
+        self.assertEqual(cluster.front.unsettled.counts, {})
         above.transport.write(b"GET /")
         cluster.settle()
         self.assertEqual(cluster.web[0].received, b"GET /")
@@ -297,7 +298,7 @@ class TLSDoorTests(SynchronousTestCase):
         cluster.settle()
         cluster.pass_time(OPENING_SECONDS)
         self.assertIsNotNone(peer.reason)
-        self.assertEqual((cluster.front._unsettled, cluster.timers()), ({}, []))
+        self.assertEqual((cluster.front.unsettled.counts, cluster.timers()), ({}, []))
 
     def test_context_that_fails(self) -> None:
         """A context that cannot be made refuses the connection, not the process."""
@@ -314,4 +315,4 @@ class TLSDoorTests(SynchronousTestCase):
         peer.transport.write(hello())
         cluster.settle()
         self.assertIsNotNone(peer.reason)
-        self.assertEqual(cluster.front._unsettled, {})
+        self.assertEqual(cluster.front.unsettled.counts, {})

@@ -2,9 +2,9 @@
 
 ::
 
-                        ┌─ Authorities ─ Signing ─┐
-    http.py ── AuthServer ─ Users ─ Roles ─ Locks ├─ Logins ─ Invites ─ JoinTokens ─ Joining
-                        └─ Presence ─ Losses ─ Watch ──────┘
+                        ┌─ Authorities ─ Signing ──┐
+    http.py ── AuthServer ─ Users ─ Roles ─ Locks  ├─ Logins ─ Invites ─ JoinTokens ─ Joining
+                        └─ Presence ─ Losses ─ Watch
                                   │
                         IBackend, IAuditLog
 """
@@ -25,8 +25,8 @@ from teleport_db.auth.authorities import KINDS, Authorities, load_or_create
 from teleport_db.auth.invites import Invites
 from teleport_db.auth.joining import Joining
 from teleport_db.auth.locks import Locks
-from teleport_db.auth.losses import LOST_SECONDS, Losses
 from teleport_db.auth.logins import Logins
+from teleport_db.auth.losses import LOST_SECONDS, Losses
 from teleport_db.auth.passwords import Passwords
 from teleport_db.auth.preference import Preference
 from teleport_db.auth.presence import Presence

@@ -95,6 +95,7 @@ class Session:
         self._started = False
         self._over = False
         self._lost = False
+        self._done = False
         self._server_key: tuple[int, bytes] | None = None
         self._client_key: tuple[int, bytes] | None = None
         self._timer: IDelayedCall | None = around.clock.callLater(OPENING_SECONDS, self._too_late)
@@ -361,7 +362,33 @@ class Session:
             self._refuse(error)
 
     def _backend_lost(self, reason: Failure) -> None:
-        self._end("database closed the connection")
+        self._end("client closed the connection" if self._done else "database closed the connection")
+
+    def client_done(self) -> None:
+        """The client has said its last word; as on a direct connection it gets the answer to that.
+
+        The database hears of the end behind the last byte, answers what it was asked, and closes.
+        """
+        if not self._started or self._over:
+            self._transport.loseConnection()
+            return
+        self._done = True
+        assert self._backend is not None
+        backend: Any = self._backend.transport
+        backend.unregisterProducer()
+        backend.loseWriteConnection()
+        self._wait_for_answer()
+
+    def _wait_for_answer(self) -> None:
+        """A database that runs a query may take its time, one that has nothing to do may not."""
+        self._timer = self._around.clock.callLater(CLOSING_SECONDS, self._still_there)
+
+    def _still_there(self) -> None:
+        self._timer = None
+        if self._relayed is None or self._relayed.idle:
+            self._end("client closed the connection")
+        else:
+            self._wait_for_answer()
 
     def client_lost(self) -> None:
         """The client, or the way to it, is gone."""

@@ -225,6 +225,12 @@ class AgentSide(Side):
             self._heard = True
             self.answered.callback(None)
 
+    def readConnectionLost(self) -> None:
+        """A database that has closed takes nothing more, whether the client closes as well or not."""
+        transport: Any = self.transport
+        transport.unregisterProducer()
+        transport.loseConnection()
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         if not self._heard:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -21,6 +22,7 @@ from tests.cluster import (
     AgentRig,
     Client,
     Cluster,
+    Peer,
     authority,
     host_pair,
     startup,
@@ -217,6 +219,33 @@ class SessionTests(FrontendCase):
         client = self.cluster.session()
         client.write(b"X\0\0\0\4")
         client.tls.loseWriteConnection()
+        self.assertForgotten(self.agent)
+
+    def test_last_answer(self) -> None:
+        """A client that ends its half behind a query is answered before the end."""
+        client = self.cluster.session()
+        before = client.heard
+        client.query()
+        client.tls.loseWriteConnection()
+        self.assertForgotten(self.agent)
+        self.assertEqual(client.heard, before + ANSWER)
+        self.assertEqual(self.agent.spool.events[-1]["reason"], "client closed the connection")
+
+    def test_database_closes_first(self) -> None:
+        """When the database closes, no session is left, whether the client closes its side or not."""
+
+        @implementer(IHalfCloseableProtocol)
+        class Stays(Peer):
+            def readConnectionLost(self) -> None:
+                """Say nothing, and close nothing."""
+
+            def writeConnectionLost(self) -> None:
+                """Never comes."""
+
+        client = self.cluster.session()
+        client.tls.protocol = Stays()
+        (database,) = self.agent.database.logins
+        database.transport.loseConnection()
         self.assertForgotten(self.agent)
 
 

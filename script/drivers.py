@@ -129,7 +129,7 @@ SUITES = (
     Suite(
         "sqlalchemy",
         "sqlalchemy",
-        ("test/dialect/postgresql", "test/dialect/test_suite.py"),
+        ("test/dialect/postgresql/test_query.py", "test/dialect/postgresql/test_on_conflict.py"),
         ("psycopg[binary]",),
         words=("--dburi=postgresql+psycopg://", "--maxfail=100000"),
         set_up="CREATE SCHEMA test_schema; CREATE EXTENSION hstore; CREATE EXTENSION citext",
@@ -519,13 +519,14 @@ def main() -> int:
     chosen = arguments.drivers or DRIVERS
     sys.path.insert(0, str(ROOT))
     from tests import postgres
+    from tests.system.support import demo
 
-    try:
-        ways = Ways(arguments.postgres)
-    except postgres.Unavailable as trouble:
-        print(trouble, file=sys.stderr)
-        return 1
-    with contextlib.ExitStack() as stack:
+    with demo.interruptible(), contextlib.ExitStack() as stack:
+        try:
+            ways = Ways(arguments.postgres)
+        except postgres.Unavailable as trouble:
+            print(trouble, file=sys.stderr)
+            return 1
         stack.callback(ways.world.close)
         print(f"PostgreSQL {ways.world.postgres.installation.version()} ({arguments.postgres})", flush=True)
         reports = []
@@ -546,4 +547,7 @@ def written(report: Report) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -15,9 +15,11 @@ from teleport_db.auth.signing import (
     FILE_TTL,
     MAX_DATABASE_SERVER_TTL,
     MAX_FILE_TTL,
+    Signed,
     bounded_ttl,
 )
 from teleport_db.auth.times import rfc3339, seconds_of
+from teleport_db.auth.users import User
 from teleport_db.errors import AccessDenied, BadRequest, NotFound
 from teleport_db.identity import DatabaseRoute, Identity
 
@@ -177,16 +179,11 @@ class Calls:
             protocol=announced.protocol,
         )
         left = call.caller.expires - server.clock.seconds()
-        identity = self._identity(user.name, user.roles, user.traits, usage="database", route=route)
+        identity = self._identity(user, usage="database", route=route)
         ttl = min(fields.number(call.body, "ttl", 0) or left, left)
         signed = server.signing.user(identity, fields.text(call.body, "public_key"), ttl)
         await self._signed(call, "user", signed.expires, usage="database", db_service=service)
-        return {
-            "certificate": signed.certificate,
-            "host_ca": server.cas()["host"],
-            "cluster": server.cluster_name,
-            "expires": rfc3339(signed.expires),
-        }
+        return self._for_user(signed)
 
     async def sign_identity(self, call: Call) -> dict[str, Any]:
         """A user's identity file: full powers of that user, so it takes an administrator."""
@@ -194,15 +191,10 @@ class Calls:
         name = fields.text(call.body, "user", limit=64)
         user = await server.users.find(name)
         ttl = bounded_ttl(fields.number(call.body, "ttl", 0), FILE_TTL, MAX_FILE_TTL)
-        identity = self._identity(user.name, user.roles, user.traits, usage="file")
+        identity = self._identity(user, usage="file")
         signed = server.signing.user(identity, fields.text(call.body, "public_key"), ttl)
         await self._signed(call, "user", signed.expires, usage="file", name=name)
-        return {
-            "certificate": signed.certificate,
-            "host_ca": server.cas()["host"],
-            "cluster": server.cluster_name,
-            "expires": rfc3339(signed.expires),
-        }
+        return self._for_user(signed)
 
     async def sign_database_server(self, call: Call) -> dict[str, Any]:
         hosts = fields.texts(call.body, "hosts")
@@ -229,20 +221,29 @@ class Calls:
             "expires": rfc3339(signed.expires),
         }
 
-    def _identity(self, name: str, roles: Any, traits: Any, *, usage: str, route: Any = None) -> Identity:
+    def _identity(self, user: User, *, usage: str, route: DatabaseRoute | None = None) -> Identity:
         return Identity(
             kind="user",
-            name=name,
+            name=user.name,
             cluster=self._server.cluster_name,
-            roles=roles,
-            traits=traits,
+            roles=user.roles,
+            traits=user.traits,
             usage=usage,
             route=route,
         )
 
+    def _for_user(self, signed: Signed) -> dict[str, Any]:
+        """The answer with a user's certificate."""
+        return {
+            "certificate": signed.certificate,
+            "host_ca": self._server.cas()["host"],
+            "cluster": self._server.cluster_name,
+            "expires": rfc3339(signed.expires),
+        }
+
     async def _signed(self, call: Call, kind: str, expires: float, **more: Any) -> None:
         await self._server.recorder.record(
-            "cert.create", "TC000I", user=call.by, cert_type=kind, expires=rfc3339(expires), **more
+            "cert.create", user=call.by, cert_type=kind, expires=rfc3339(expires), **more
         )
 
     # Administration.

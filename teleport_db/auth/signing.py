@@ -149,7 +149,7 @@ class Signing:
 
 
 def bounded_ttl(asked: float, default: float, most: float) -> float:
-    """Seconds between a minute and ``most``; 0 asks for the default.  BadRequest above ``most``."""
+    """Seconds between one and ``most``; 0 asks for the default.  BadRequest above ``most``."""
     ttl = asked or default
     if ttl > most:
         raise BadRequest(f"the life asked for is too long: at most {most / HOUR:g} hours")

@@ -18,6 +18,9 @@ A session is ahead of the events it returns: the peer may have reset a stream th
 still uses.  Calls for a stream that is gone therefore do nothing; calls for one that never was are errors.
 
 Whoever drives a session decides when time has passed: it pings, and calls :meth:`Session.new_interval`.
+
+The module is long because its two halves, what this side does and what the peer does, change the same streams;
+what can stand alone does: frames, windows, the table of states, the tolerance.
 """
 
 from __future__ import annotations
@@ -334,7 +337,7 @@ class Session:
         if stream_id == 0:
             raise RemoteProtocolError("a frame of a stream names none")
         if flags & SYN:
-            self._opened(flags, stream_id, events)
+            self._opened(stream_id, events)
         stream = self._streams.get(stream_id)
         if stream is None:
             self._late(kind, stream_id, length)
@@ -367,7 +370,7 @@ class Session:
         if ending:
             self._flags(stream_id, stream, ending, events)
 
-    def _opened(self, flags: int, stream_id: int, events: list[Event]) -> None:
+    def _opened(self, stream_id: int, events: list[Event]) -> None:
         """A SYN.  No id is ever seen twice.
 
         The specification has ids only grow; HashiCorp's takes a number and sends the SYN in two steps, so that
@@ -381,14 +384,12 @@ class Session:
             del self._passed_over[stream_id]
         else:
             raise RemoteProtocolError(f"stream {stream_id} was opened before")
-        stream = _Stream(self.limits.window, acknowledged=False)
-        # Until the ACK goes out the peer knows of no more than this.
         if self.going_away or len(self._streams) >= self.limits.streams:
             self._put(header(WINDOW_UPDATE, RST, stream_id, 0))
             self._tolerance.gone()
             self._tolerance.in_vain()
         else:
-            self._streams[stream_id] = stream
+            self._streams[stream_id] = _Stream(self.limits.window, acknowledged=False)
             events.append(Opened(stream_id))
 
     def _pass_over(self, stream_id: int) -> None:

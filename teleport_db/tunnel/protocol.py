@@ -11,6 +11,9 @@
 The connection below is written to as fast as it takes and no faster: while it holds back, bytes wait in
 their streams, each of which pauses its own producer; then the streams take turns, a frame each.  It is
 always read: what a stream does not read is bounded by that stream's window.
+
+The module is long because turns, events and the end of a connection work on the same few collections of
+streams; one stream is :mod:`teleport_db.tunnel.stream`, the signs of life are :mod:`teleport_db.tunnel.keepalive`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@
 What the protocol sees is what a TCP transport shows: ``loseConnection`` sends what was written and ends,
 a registered producer holds the end back, both kinds of producers are driven, half-close goes both ways to
 whoever provides ``IHalfCloseableProtocol``, and nothing is ever called back from within a call.
+
+The module is long because a transport is one class: both directions and the end look at each other.
 """
 
 from __future__ import annotations

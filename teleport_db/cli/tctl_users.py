@@ -91,7 +91,7 @@ def update_arguments(parser: Parser) -> None:
 
 
 def update(arguments: Arguments) -> None:
-    """Set roles or traits; certificates that are out keep the old ones until they expire."""
+    """Set roles or traits; auth and the agents go by them at once, whatever certificates that are out say."""
     traits = {
         name: items(value)
         for name, value in (("db_names", arguments.set_db_names), ("db_users", arguments.set_db_users))
@@ -109,7 +109,7 @@ def update(arguments: Arguments) -> None:
             spec["roles"] = items(arguments.set_roles)
         spec["traits"] = {**(spec.get("traits") or {}), **traits}
         api.call("PUT", path, user)
-    print(f'User "{clean(arguments.account)}" has been updated; it counts from the next login on.')
+    print(f'User "{clean(arguments.account)}" has been updated; it counts at once.')
 
 
 def _link_arguments(parser: Parser) -> None:

@@ -8,6 +8,9 @@
                       start of the session written to the spool           only then the client hears "ready"
     messages          each recorded before it goes on
     end               of either side, written to the spool
+
+The module is long because opening, running and ending look at the same state: any of them may be cut short by
+either side.
 """
 
 from __future__ import annotations

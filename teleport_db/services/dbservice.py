@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from teleport_db.alpn import ALPN_AUTH, ALPN_TUNNEL
@@ -35,7 +37,7 @@ def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, re
     :param proxies: addresses of the proxies' tunnel ports.
     """
 
-    def in_thread(function: Any, *args: Any) -> Any:
+    def in_thread(function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(reactor, reactor.getThreadPool(), function, *args)
 
     def read_file(path: str) -> bytes:

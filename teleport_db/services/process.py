@@ -34,7 +34,7 @@ from teleport_db.errors import ConfigError, TeleportDBError
 from teleport_db.services.authservice import AuthProcess, reachable
 from teleport_db.services.dbservice import make_agent
 from teleport_db.services.diagnostics import Diagnostics, Gauge
-from teleport_db.services.hosts import Host, keep_id, obtain
+from teleport_db.services.hosts import Host, Issue, keep_id, obtain
 from teleport_db.services.membership import become_member
 from teleport_db.services.proxyservice import ProxyProcess, proxy_names
 
@@ -150,7 +150,7 @@ class Teleport(MultiService):
 
         return Host(await obtain(issue, path=None), renew=issue, path=None, clock=self._reactor)
 
-    def _renew(self, role: str, names: list[str]) -> Any:
+    def _renew(self, role: str, names: list[str]) -> Issue:
         """Renewal through the service's own client of the API, once it has one."""
 
         async def renew(public_key: bytes) -> Mapping[str, Any]:
@@ -192,7 +192,8 @@ class Teleport(MultiService):
         self.running = 0
 
 
-async def _finished(stopping: Any) -> None:
+async def _finished(stopping: object) -> None:
+    """Wait for a service's end, where it has one to wait for."""
     if isinstance(stopping, Deferred):
         await stopping
 

@@ -37,10 +37,12 @@ _TOKEN = re.compile(
 )
 #: What at the end of a part may be the beginning of a token.
 _UNFINISHED = re.compile(rf"(?:[{_WORD}&]{{1,80}}|[-/])\Z")
+# Nothing follows the last group of these three, so they never go back into it.  No group is possessive:
+# Python before 3.11.5 matches those wrongly (CPython issue 106052).
 #: Where the word does not occur: text, and literals that end alike in every reading.
-_NOTHING = re.compile(r"""(?:[^'"$/\\-]++|'[^'\\]*+')*+""")
-_PLAIN = re.compile(r"[^']*+(?:''[^']*+)*+")
-_ESCAPED = re.compile(r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+", re.DOTALL)
+_NOTHING = re.compile(r"""(?:[^'"$/\\-]++|'[^'\\]*+')*""")
+_PLAIN = re.compile(r"[^']*+(?:''[^']*+)*")
+_ESCAPED = re.compile(r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*", re.DOTALL)
 _COMMENT = re.compile(r"/\*|\*/")
 
 

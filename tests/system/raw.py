@@ -23,6 +23,8 @@ Message = tuple[bytes, bytes]
 def context(settings: Mapping[str, str], *, certificate: bool = True, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
     """A client's context from a service file's settings."""
     made = ssl.create_default_context(cafile=settings["sslrootcert"])
+    # Some builds of Python take an end without close_notify for a clean one.
+    made.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     if certificate:
         made.load_cert_chain(settings["sslcert"], settings["sslkey"])
     if alpn:
@@ -130,7 +132,10 @@ class Raw:
                     data = b""
                     self.end = "closed"
                     break
-                except ssl.SSLEOFError:
+                except ssl.SSLError as error:
+                    # SSLEOFError, or in other builds the plain class with OpenSSL's reason.
+                    if "eof" not in str(error).lower():
+                        raise
                     self.end = "cut"
                     break
                 else:

@@ -176,7 +176,7 @@ class Endings:
                     self.assertTrue(any(b"57P0" in body for _, body in heard[1]), heard)
                     # A server that crashes sends no close_notify; the proxy did not crash.
                     self.assertEqual((pair[0].end, pair[1].end), ("cut" if crash else "closed", "closed"))
-                until(lambda: not self.held(), lambda: f"sockets to go: {self.held()}", seconds=1)
+                until(lambda: not self.held(), lambda: f"sockets to go: {self.held()}")
             finally:
                 self.server.resume()
             self.session().close()

@@ -93,6 +93,7 @@ class Teleport(MultiService):
             await self._open_proxy()
         if self.config.db.enabled:
             await self._open_agent()
+        log.info("all services are up")
 
     async def _open_proxy(self) -> None:
         names = proxy_names(self.config)
@@ -299,7 +300,6 @@ def run(config: Config, *, reactor: Any = None) -> int:
         reactor.stop()
 
     def ready(_: None) -> None:
-        log.info("all services are up")
         print("teleport: all services are up", flush=True)
 
     start_logging(config)

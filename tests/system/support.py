@@ -159,7 +159,7 @@ class Process:
 
     def until_up(self) -> Process:
         """Wait until all its services are."""
-        self.until_said("teleport: all services are up")
+        self.until_said("all services are up")
         return self
 
     def wait(self) -> int:

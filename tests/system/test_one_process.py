@@ -108,7 +108,7 @@ class OneProcessTests(SynchronousTestCase):
             f"db_service:\n  enabled: yes\n  databases:\n  - name: aurora\n    protocol: postgres\n"
             f"    uri: localhost:{world.postgres.port}\n"
         )
-        world.start("twistd", "twistd", "-n", "--pidfile=", "teleport-db", "--config", file)
+        world.start("twistd", "twistd", "-n", "--pidfile=", "teleport-db", "--config", file).until_up()
         self.assertWorks()
         # twistd ends by the signal that it was stopped with.
         self.assertEqual(world.stop_all(), [-signal.SIGTERM])

@@ -157,7 +157,10 @@ def allows(roles: Sequence[Role], resource_kind: str, verb: str) -> bool:
 
 
 def combined_options(roles: Sequence[Role]) -> Options:
-    """The options of all roles together: of each, the strictest."""
+    """The options of all roles together: of each, the strictest.
+
+    ``source_addresses`` is empty: each role's own list has to contain a client's address.
+    """
     options = [role.options for role in roles]
 
     def least(values: Iterable[float]) -> float:
@@ -170,6 +173,7 @@ def combined_options(roles: Sequence[Role]) -> Options:
         require_session_mfa=any(one.require_session_mfa for one in options),
         max_db_connections=int(least(one.max_db_connections for one in options)),
         record_session=max((one.record_session for one in options), default=""),
+        record_parameters=all(one.record_parameters for one in options),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import attrs
@@ -158,11 +159,33 @@ class Field:
         except ValueError as error:
             raise self.error(str(error)) from None
 
-    def boolean(self) -> bool:
-        """yes or no; no when it is not there."""
+    def network(self) -> str:
+        """An address, or a network as 10.0.0.0/8; in the one form that stands for it."""
+        text = self.text()
+        if "/" not in text:
+            try:
+                return str(ip_address(text))
+            except ValueError:
+                raise self.error(
+                    f"not an address or a network: {shown(text)} (examples: 192.0.2.7, 10.0.0.0/8)"
+                ) from None
+        try:
+            return str(ip_network(text))
+        except ValueError:
+            pass
+        try:
+            near = ip_network(text, strict=False)
+        except ValueError:
+            raise self.error(f"not a network: {shown(text)} (examples: 10.0.0.0/8, 2001:db8::/32)") from None
+        raise self.error(f"{shown(text)} has bits behind its length: the network is {near}")
+
+    def boolean(self, *, default: bool = False) -> bool:
+        """yes or no; ``default`` when it is not there."""
         words = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
-        if self.value is None or isinstance(self.value, bool):
-            return bool(self.value)
+        if self.value is None:
+            return default
+        if isinstance(self.value, bool):
+            return self.value
         if not isinstance(self.value, str) or self.value.lower() not in words:
             raise self.error("yes or no belongs here")
         return words[self.value.lower()]

@@ -39,6 +39,9 @@ RESOURCES = tuple(
 
 RECORD_SESSION = ("best_effort", "strict")
 
+#: Among ``db_names``, the word that allows replication connections, as in ``pg_hba.conf``.
+REPLICATION = "replication"
+
 
 @attrs.frozen
 class Rule:
@@ -61,6 +64,8 @@ class Options:
     :param client_idle_timeout: seconds without a query until a session is cut; 0 for never.
     :param max_db_connections: sessions of one user at once; 0 for no limit.
     :param record_session: best_effort or strict.
+    :param record_parameters: whether the audit log has the values that statements are given.
+    :param source_addresses: networks and addresses that clients may come from; empty for any.
     """
 
     max_session_ttl: float = 0.0
@@ -69,6 +74,8 @@ class Options:
     require_session_mfa: bool = False
     max_db_connections: int = 0
     record_session: str = ""
+    record_parameters: bool = True
+    source_addresses: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -79,6 +86,11 @@ class Conditions:
     db_names: tuple[str, ...] = ()
     db_users: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
+
+    @property
+    def replication(self) -> bool:
+        """Whether the block speaks of replication connections: by that very word, never by ``*`` or a trait."""
+        return REPLICATION in self.db_names
 
 
 @attrs.frozen
@@ -144,14 +156,17 @@ def _rule(rule: Field) -> Rule:
 
 def _options(block: Field) -> Options:
     block.keys(
-        *(field.name for field in attrs.fields(Options)),
+        *(field.name for field in attrs.fields(Options) if field.name != "record_parameters"),
         later="forward_agent port_forwarding permit_x11_forwarding cert_format enhanced_recording request_access"
         " request_prompt max_connections max_sessions lock pin_source_ip ssh_file_copy desktop_clipboard"
         " create_db_user create_db_user_mode cert_extensions idp device_trust_mode",
     )
     record = block.get("record_session")
+    parameters = True
     if record.is_mapping:
-        record = record.keys("default", later="desktop ssh").get("default")
+        record.keys("default", "parameters", later="desktop ssh")
+        parameters = record.get("parameters").boolean(default=True)
+        record = record.get("default")
     return Options(
         max_session_ttl=block.get("max_session_ttl").seconds(shortest=60.0),
         client_idle_timeout=block.get("client_idle_timeout").seconds(never=True),
@@ -159,6 +174,8 @@ def _options(block: Field) -> Options:
         require_session_mfa=block.get("require_session_mfa").boolean(),
         max_db_connections=block.get("max_db_connections").count(),
         record_session=record.word(RECORD_SESSION) if record.present else "",
+        record_parameters=parameters,
+        source_addresses=whole(item.network() for item in block.get("source_addresses").items()),
     )
 
 
@@ -170,18 +187,31 @@ def role_resource(role: Role) -> dict[str, Any]:
     if role.labels:
         metadata["labels"] = dict(role.labels)
     spec: dict[str, Any] = {}
-    for name, value in attrs.asdict(role.options).items():
-        if not value:
-            continue
-        options = spec.setdefault("options", {})
-        if name in ("max_session_ttl", "client_idle_timeout"):
-            options[name] = format_duration(value)
-        else:
-            options[name] = {"default": value} if name == "record_session" else value
+    if options := _options_resource(role.options):
+        spec["options"] = options
     for key, block in (("allow", role.allow), ("deny", role.deny)):
         if written := _block_resource(block):
             spec[key] = written
     return {"kind": KIND, "version": VERSION, "metadata": metadata, "spec": spec}
+
+
+def _options_resource(options: Options) -> dict[str, Any]:
+    """What an administrator said, and nothing of what is so anyway."""
+    found: dict[str, Any] = {}
+    for name in ("max_session_ttl", "client_idle_timeout"):
+        if seconds := getattr(options, name):
+            found[name] = format_duration(seconds)
+    for name in ("disconnect_expired_cert", "require_session_mfa", "max_db_connections"):
+        if value := getattr(options, name):
+            found[name] = value
+    record: dict[str, Any] = {"default": options.record_session} if options.record_session else {}
+    if not options.record_parameters:
+        record["parameters"] = False
+    if record:
+        found["record_session"] = record
+    if options.source_addresses:
+        found["source_addresses"] = list(options.source_addresses)
+    return found
 
 
 def _block_resource(block: Conditions) -> dict[str, Any]:

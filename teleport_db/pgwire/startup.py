@@ -179,6 +179,22 @@ class StartupMessage:
             or (name.lower() == b"options" and any(map(_sets_role, _words(value))))
         )
 
+    @property
+    def role_targets(self) -> tuple[str, ...]:
+        """The database users that the parameters would make the effective one, in the order of the parameters.
+
+        ``role=none`` is the user itself and no target.
+
+        :raises AccessDenied: one that the server would cut, or that is not UTF-8.
+        """
+        found = []
+        for name, value in self.sensitive_parameters():
+            words = [name + b"=" + value] if name.lower() != b"options" else filter(_sets_role, _words(value))
+            for setting, _, target in (word.partition(b"=") for word in words):
+                if target != b"none" or not setting.strip().lower().endswith(b"role"):
+                    found.append(_effective("role's", target))
+        return tuple(dict.fromkeys(found))
+
     def check(self, *, allow_replication: bool = False, allow_role_change: bool = False) -> None:
         """Refuse what only a role that names it may allow.
 

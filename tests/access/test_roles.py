@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.access import Options, Rule, allows, builtin_roles, combined_options, parse_role, role_resource
@@ -35,17 +36,20 @@ FULL: dict[str, Any] = {
             "disconnect_expired_cert": True,
             "require_session_mfa": True,
             "max_db_connections": 5,
-            "record_session": {"default": "strict"},
+            "record_session": {"default": "strict", "parameters": False},
+            "source_addresses": ["10.0.0.0/8", "2001:db8::1"],
         },
         "allow": {
             "db_labels": {"*": ["*"]},
-            "db_names": ["{{internal.db_names}}", 'x-{{external["a b"]}}-y'],
+            "db_names": ["{{internal.db_names}}", 'x-{{external["a b"]}}-y', "replication"],
             "db_users": ["{{email.local(external.email)}}", "*"],
             "rules": [{"resources": ["role", "user"], "verbs": ["list", "read"]}],
         },
         "deny": {"db_labels": {"env": ["prod", "p-*", "^(a|b)$", "{{external.env}}"]}, "db_names": ["postgres"]},
     },
 }
+
+OPTIONS = Options(28800.0, 90.0, True, True, 5, "strict", False, ("10.0.0.0/8", "2001:db8::1"))
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -104,6 +108,12 @@ REFUSED: list[tuple[str, Any, str, str]] = [
     ("spec.options.max_db_connections", True, "", "whole number"),
     ("spec.options.disconnect_expired_cert", "maybe", "", "yes or no"),
     ("spec.options.record_session", "sometimes", "", "not known"),
+    ("spec.options.record_session", {"parameter": "off"}, "spec.options.record_session.parameter", "parameters"),
+    ("spec.options.record_session", {"parameters": "some"}, "spec.options.record_session.parameters", "yes or no"),
+    ("spec.options.record_parameters", False, "", "unknown key"),
+    ("spec.options.source_addresses", ["10.0.0.1/8"], "spec.options.source_addresses[0]", "the network is 10.0.0.0/8"),
+    ("spec.options.source_addresses", ["10.0.0.0/33"], "spec.options.source_addresses[0]", "not a network"),
+    ("spec.options.source_addresses", "example.com", "spec.options.source_addresses", "not an address or a network"),
     ("spec.options.forward_agent", True, "", "not supported"),
 ]
 
@@ -124,7 +134,7 @@ class RoleTests(SynchronousTestCase):
         self.assertEqual(role_resource(parse_role(FULL)), FULL)
         for role in builtin_roles().values():
             self.assertEqual(parse_role(role_resource(role)), role)
-        self.assertEqual(parse_role(FULL).options, Options(28800.0, 90.0, True, True, 5, "strict"))
+        self.assertEqual(parse_role(FULL).options, OPTIONS)
 
     def test_short_forms(self) -> None:
         """One value stands for a list of one; what the store adds is no part of a role."""
@@ -137,6 +147,25 @@ class RoleTests(SynchronousTestCase):
         role = parse_role(resource)
         self.assertEqual((dict(role.allow.db_labels), role.allow.db_names), ({"port": ("5432",)}, ("a",)))
         self.assertEqual(role.allow.db_users, ())
+
+    def test_record_session(self) -> None:
+        """In short or in parts; parameters are recorded unless a role says off."""
+        table: list[tuple[Any, str, bool]] = [
+            (None, "", True),
+            ("strict", "strict", True),
+            ({"default": "best_effort"}, "best_effort", True),
+            ({"parameters": "off"}, "", False),
+            ({"default": "strict", "parameters": True}, "strict", True),
+        ]
+        for given, default, parameters in table:
+            role = parse_role(changed("spec.options.record_session", given))
+            self.assertEqual((role.options.record_session, role.options.record_parameters), (default, parameters))
+            self.assertEqual(parse_role(role_resource(role)), role)
+
+    def test_replication(self) -> None:
+        """The word itself says it, and nothing that might stand for it."""
+        for names, expected in ((["replication"], True), (["*", "{{external.x}}"], False), (["Replication"], False)):
+            self.assertEqual(parse_role(changed("spec.allow.db_names", names)).allow.replication, expected)
 
     def test_refused(self) -> None:
         """The table above: each with its path and the file."""
@@ -197,6 +226,7 @@ class OptionTests(SynchronousTestCase):
         """Each option is the strictest of those that say something."""
         self.assertEqual(combined_options([]), Options())
         one, other = parse_role(FULL), builtin_roles()["access"]
-        self.assertEqual(combined_options([one, other]), one.options)
+        options = attrs.evolve(one.options, source_addresses=())
+        self.assertEqual(combined_options([one, other]), options)
         third = parse_role(changed("spec.options", {"max_session_ttl": "1h", "max_db_connections": 9}))
-        self.assertEqual(combined_options([one, third, other]), Options(3600.0, 90.0, True, True, 5, "strict"))
+        self.assertEqual(combined_options([one, third, other]), attrs.evolve(options, max_session_ttl=3600.0))

@@ -123,6 +123,28 @@ class SensitiveTests(SynchronousTestCase):
             self.assertRaises(AccessDenied, message.check)
             message.check(allow_role_change=True)
 
+    def test_row_7_targets(self) -> None:
+        """Whom they would make of the user, however they are spelt; ``none`` is nobody else."""
+        table: list[tuple[bytes, bytes, tuple[str, ...]]] = [
+            (b"role", b"admin", ("admin",)),
+            (b"ROLE", b"none", ()),
+            (b"session_authorization", b"none", ("none",)),
+            (b"options", b"-c role=admin", ("admin",)),
+            (b"options", b"-crole=a=b --Session-Authorization=c -e -c role=none", ("a=b", "c")),
+            (b"options", b"-c role=two\\ words", ("two words",)),
+            (b"options", b"-c\\ role=x", ("x",)),
+            (b"options", b"-c role=back\\\\slash -ecROLE=back\\\\slash", ("back\\slash",)),
+            (b"options", b"-c role=", ("",)),
+            (b"options", b"-c search_path=role", ()),
+        ]
+        for name, value, expected in table:
+            self.assertEqual(read(BOB, (name, value)).role_targets, expected, value)
+        two = read(BOB, (b"role", b"a"), (b"options", b"--role=b"))
+        self.assertEqual(two.role_targets, ("a", "b"))
+        for strange in (b"x" * 64, b"\xff"):
+            message = read(BOB, (b"role", strange))
+            self.assertRaises(AccessDenied, getattr, message, "role_targets")
+
     def test_row_7_options(self) -> None:
         """In ``options``, however a command line of the server may spell it."""
         for options in (

@@ -33,11 +33,12 @@ from teleport_db.audit.shipping import Shipper, ThreadHook
 from teleport_db.audit.spool import Spool
 from teleport_db.audit.uids import uid_source
 from teleport_db.config.model import Database
-from teleport_db.db.labels import DynamicLabels, Run
+from teleport_db.db.labels import Run
 from teleport_db.db.policy import Policy, PolicyWatch
+from teleport_db.db.serving import Serving
 from teleport_db.db.session import Session
 from teleport_db.db.streams import Announcements, IncomingStream, proxies_only
-from teleport_db.db.surroundings import Served, Surroundings
+from teleport_db.db.surroundings import Surroundings
 from teleport_db.errors import ConnectionTrouble, SessionCut
 from teleport_db.identity import auth_name
 from teleport_db.interfaces import ICredentialSource
@@ -56,6 +57,9 @@ RECONNECT_SECONDS = (1.0, 60.0)
 
 #: Seconds between two looks at the limits of sessions.
 LIMIT_SECONDS = 0.5
+
+#: The source of the databases of the file, and of the flags.
+CONFIGURATION = "the configuration"
 
 #: Seconds a stop waits for what must still be said.
 STOP_SECONDS = 5.0
@@ -143,11 +147,9 @@ class Agent(MultiService):
         self._began = spool.last + 1
         self._tunnels: list[TunnelProtocol] = []
         self._sessions: dict[int, Session] = {}
-        self._labels = {
-            database.name: DynamicLabels(database.dynamic_labels, run=run, clock=reactor, changed=self._announce_soon)
-            for database in databases
-        }
-        self.announcements = Announcements(lambda: list(self._around.served) if self.policy.heard else [])
+        self._serving = Serving(run=run, clock=reactor, changed=self._announce_soon)
+        self._serving.replace(CONFIGURATION, databases)
+        self.announcements = Announcements(lambda: list(self._serving.served) if self.policy.heard else [])
         self.policy = Policy()
         api_endpoint = TLSClientEndpoint(
             TunnelEndpoint(lambda: self._tunnels), lambda: contexts().calling, name=auth_name(cluster), clock=reactor
@@ -170,7 +172,7 @@ class Agent(MultiService):
         self._around = Surroundings(
             cluster=cluster,
             server_id=host_id,
-            served={database.name: Served(database, self._labels_of(database)) for database in databases},
+            served=self._serving.served,
             policy=self.policy,
             append=self._append,
             credentials=credentials(self.api),
@@ -214,11 +216,26 @@ class Agent(MultiService):
         """Events that auth has not acknowledged."""
         return self._spool.pending
 
+    def serve(self, source: str, databases: Sequence[Database]) -> None:
+        """Serve these databases from now on, in the place of those that this source gave before.
+
+        Sessions whose database is gone, or is another one by the same name, are ended; proxies and auth hear of it.
+
+        :param source: who says so, for the log; the file's databases are those of :data:`CONFIGURATION`.
+        """
+        gone = self._serving.replace(source, databases)
+        for session in list(self._sessions.values()):
+            if session.service in gone:
+                session.cut(SessionCut(f'database service "{session.service}" is not served here any more'))
+            else:
+                session.reconsider()  # its labels may be others
+        self.announcements.changed()
+        self._announce_soon()
+
     # Starting and stopping.
 
     def startService(self) -> None:
-        for labels in self._labels.values():
-            labels.start()
+        self._serving.start()
         super().startService()  # type: ignore[no-untyped-call]
         self._watch.start()
         self._shipper.start()
@@ -254,8 +271,7 @@ class Agent(MultiService):
             self._soon = None
         if self._presence.running:
             self._presence.stop()
-        for labels in self._labels.values():
-            labels.stop()
+        self._serving.stop()
         self._watch.stop()
         if self._limits.running:
             self._limits.stop()
@@ -315,9 +331,6 @@ class Agent(MultiService):
         self.announcements.changed()
         self._announce()
 
-    def _labels_of(self, database: Database) -> Callable[[], Mapping[str, str]]:
-        return lambda: {**database.static_labels, **self._labels[database.name].values}
-
     def _announce_soon(self) -> None:
         """Labels changed; several changes of a moment are one announcement."""
         if self._soon is None and self._tunnels:
@@ -342,7 +355,7 @@ class Agent(MultiService):
                 "uri": str(served.database.uri),
                 "labels": dict(served.labels()),
             }
-            for served in self._around.served.values()
+            for served in self._serving.served.values()
         ]
 
         def failed(reason: Failure) -> None:

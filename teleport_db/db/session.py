@@ -199,6 +199,11 @@ class Session:
         """Whose session it is; empty before that is known."""
         return self._record.identity.name if self._record.identity else ""
 
+    @property
+    def service(self) -> str:
+        """The database service it leads to; empty before that is known."""
+        return self._record.service
+
     def check_limits(self, now: float) -> None:
         """End the session when its time is over.
 

@@ -5,13 +5,16 @@ the names PostgreSQL will really use.  No store, no clock.
 """
 
 from teleport_db.access.checker import (
+    LOGICAL,
+    PHYSICAL,
     Decision,
+    Say,
     allowed_names,
     allows,
     check_session,
-    combined_options,
     visible,
 )
+from teleport_db.access.limits import Limits, combined_options
 from teleport_db.access.roles import (
     Conditions,
     Options,
@@ -24,12 +27,16 @@ from teleport_db.access.roles import (
 from teleport_db.access.traits import ExpandedRole, Selectors, expand
 
 __all__ = [
+    "LOGICAL",
+    "PHYSICAL",
     "Conditions",
     "Decision",
     "ExpandedRole",
+    "Limits",
     "Options",
     "Role",
     "Rule",
+    "Say",
     "Selectors",
     "allowed_names",
     "allows",

@@ -2,22 +2,51 @@
 
 Deny beats allow::
 
-    a role allows   labels match  and  user matches  and  name matches; one role has to do all three
+    a role allows   labels match  and  user matches  and  name matches; one role has to do all three,
+                    and to name "replication", and whom the client's parameters make of the user, where it comes to that
     a role denies   within its labels, or everywhere without any:
                     user matches  or  name matches; everything when it has labels alone
+    a role limits   every role with source_addresses has to have the client's address in them
 
 The names are those that PostgreSQL will use; making them so is the caller's part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
-from teleport_db.access.roles import Options, Role
+from teleport_db.access.limits import outside
+from teleport_db.access.roles import Role
 from teleport_db.access.templates import Traits
 from teleport_db.access.traits import ANYTHING, ExpandedRole, Selectors, expand
+
+#: The kinds of replication connections: of one database's changes, and of the whole server.
+LOGICAL, PHYSICAL = "database", "true"
+
+
+@attrs.frozen
+class Say:
+    """What one role says to a session.
+
+    :param limits: what its limits have against the session.
+    :param denies: what its deny block has against it.
+    :param lacks: what its allow block does not have; nothing when it allows the session.
+    :param within: whether its allow block is about this database service.
+    """
+
+    role: str
+    limits: tuple[str, ...]
+    denies: tuple[str, ...]
+    lacks: tuple[str, ...]
+    within: bool
+
+    def __str__(self) -> str:
+        name = f"role {quoted(self.role)}"
+        if self.limits or self.denies:
+            return f"{name} " + ", ".join(self.limits + self.denies)
+        return f"{name}: " + ", ".join(self.lacks) if self.lacks else f"{name} allows it"
 
 
 @attrs.frozen
@@ -26,11 +55,78 @@ class Decision:
 
     :param reasons: for the audit log: each role that had a say.
     :param public: one line for the user when it is refused; "" when it is allowed.
+    :param says: each role's, in the order of the roles.
     """
 
     allowed: bool
     reasons: tuple[str, ...]
     public: str = ""
+    says: tuple[Say, ...] = ()
+
+
+@attrs.frozen
+class _Need:
+    """One thing that the allowing role has to have.
+
+    :param what: for the texts.  :param ask: what to ask an administrator for, and where it belongs.
+    """
+
+    what: str
+    ask: tuple[str, str]
+    met: Callable[[Selectors], bool]
+
+
+@attrs.frozen
+class _Asked:
+    """What a session asks for."""
+
+    service: str
+    labels: Mapping[str, str]
+    users: tuple[str, ...]
+    db_name: str
+    replication: str
+    address: str | None
+
+    def needs(self) -> list[_Need]:
+        user, *targets = self.users
+        needs = [_user(user, f"database user {quoted(user)}")]
+        if self.replication != PHYSICAL:
+            name = self.db_name
+            needs.append(
+                _Need(f"database {quoted(name)}", (quoted(name), "db_names"), lambda block: name in block.names)
+            )
+        if self.replication:
+            needs.append(
+                _Need("replication connections", ('"replication"', "db_names"), lambda block: block.replication)
+            )
+        becoming = "to which the connection's parameters would change"
+        return needs + [_user(target, f"database user {quoted(target)}, {becoming}") for target in targets]
+
+    def denied(self, deny: Selectors) -> list[str]:
+        """What a deny block has against the session; nothing when it does not apply."""
+        if deny.has_labels and not deny.matches_labels(self.labels):
+            return []
+        found = [f"denies database user {quoted(user)}" for user in self.users if user in deny.users]
+        if self.replication != PHYSICAL and self.db_name in deny.names:
+            found.append(f"denies database {quoted(self.db_name)}")
+        elif self.replication and deny.replication:
+            found.append("denies replication connections")
+        elif self.replication and deny.names:
+            found.append("denies a database, and a replication connection can read all of them")
+        if deny.has_labels and not (deny.has_names or deny.has_users):
+            found.append(f"denies database service {quoted(self.service)}")
+        return found
+
+    def limited(self, role: Role) -> list[str]:
+        """What a role's limits have against the session."""
+        if self.address is None or not outside(role.options.source_addresses, self.address):
+            return []
+        listed = ", ".join(role.options.source_addresses[:4]) + (", ..." if role.options.source_addresses[4:] else "")
+        return [f"admits clients from {listed} only (source_addresses), not from {quoted(self.address)[1:-1]}"]
+
+
+def _user(user: str, what: str) -> _Need:
+    return _Need(what, (quoted(user), "db_users"), lambda block: user in block.users)
 
 
 def check_session(
@@ -41,70 +137,72 @@ def check_session(
     labels: Mapping[str, str],
     db_user: str,
     db_name: str,
+    replication: str = "",
+    role_targets: Sequence[str] = (),
+    address: str | None = None,
 ) -> Decision:
     """Whether a user with ``roles`` and ``traits`` may open a session.
 
     :param service: the database service, for the texts only.
     :param labels: the service's, static and dynamic ones.
     :param db_user: the effective database user.
-    :param db_name: the effective database name.
+    :param db_name: the effective database name; one of the whole server's replication has none.
+    :param replication: LOGICAL, PHYSICAL, or "" for an ordinary connection.
+    :param role_targets: the database users to which the client's parameters would change.
+    :param address: the client's IP address; None when nobody connects yet.
     """
+    asked = _Asked(service, labels, (db_user, *role_targets), db_name, replication, address)
+    needs = asked.needs()
     expanded = [expand(role, traits) for role in roles]
-    wanted = f"access to db {_quoted(service)} as user {_quoted(db_user)}"
-    denied = [
-        f"role {_quoted(role.name)} denies {what}"
-        for role in expanded
-        for what in _denied(role.deny, labels, service, db_user, db_name)
-    ]
-    if denied:
-        return Decision(False, tuple(denied), f"{wanted} denied: {denied[0]}")
-    within = [role for role in expanded if role.allow.matches_labels(labels)]
-    allowing = [role for role in within if db_user in role.allow.users and db_name in role.allow.names]
+    says = tuple(_say(role, one, asked, needs) for role, one in zip(roles, expanded, strict=True))
+    wanted = f"access to db {quoted(service)} as user {quoted(db_user)}"
+    against = [say for say in says if say.limits or say.denies]
+    if against:
+        # The limits first: who comes from somewhere else learns nothing of the rest.
+        first = next((say for say in against if say.limits), against[0])
+        public = f"{wanted} denied: role {quoted(first.role)} {(first.limits + first.denies)[0]}"
+        return Decision(False, tuple(map(str, against)), public, says)
+    allowing = tuple(str(say) for say in says if not say.lacks)
     if allowing:
-        return Decision(True, tuple(f"role {_quoted(role.name)} allows it" for role in allowing))
-    missing, ask = _missing(within, service, db_user, db_name)
-    reasons = [f"role {_quoted(role.name)}: {_lack(role, labels, db_user, db_name)}" for role in expanded]
-    return Decision(
-        False, (missing, *reasons), f"{wanted} denied: {missing}; ask an administrator for a role with {ask}"
-    )
+        return Decision(True, allowing, "", says)
+    within = [one for one in expanded if one.allow.matches_labels(labels)]
+    missing, ask = _missing(within, [role.name for role in roles], service, needs)
+    public = f"{wanted} denied: {missing}; ask an administrator for {ask}"
+    return Decision(False, (missing, *map(str, says)), public, says)
 
 
-def _denied(deny: Selectors, labels: Mapping[str, str], service: str, db_user: str, db_name: str) -> list[str]:
-    """What a deny block has against a session; nothing when it does not apply."""
-    if deny.has_labels and not deny.matches_labels(labels):
-        return []
-    found = []
-    if db_user in deny.users:
-        found.append(f"database user {_quoted(db_user)}")
-    if db_name in deny.names:
-        found.append(f"database {_quoted(db_name)}")
-    if deny.has_labels and not (deny.has_names or deny.has_users):
-        found.append(f"database service {_quoted(service)}")
-    return found
+def _say(role: Role, expanded: ExpandedRole, asked: _Asked, needs: Sequence[_Need]) -> Say:
+    within = expanded.allow.matches_labels(asked.labels)
+    lacks = [] if within else ["labels do not match"]
+    lacks += [f"{need.what} is not in it" for need in needs if not need.met(expanded.allow)]
+    return Say(role.name, tuple(asked.limited(role)), tuple(asked.denied(expanded.deny)), tuple(lacks), within)
 
 
-def _missing(within: Sequence[ExpandedRole], service: str, db_user: str, db_name: str) -> tuple[str, str]:
-    """What no role allows, and the part of a role that would."""
+def _missing(
+    within: Sequence[ExpandedRole], names: Sequence[str], service: str, needs: Sequence[_Need]
+) -> tuple[str, str]:
+    """What no role allows, and what to ask for."""
     if not within:
-        return f"no role of yours allows database service {_quoted(service)}", "db_labels that match it"
-    user, name = f"database user {_quoted(db_user)}", f"database {_quoted(db_name)}"
-    has_user = any(db_user in role.allow.users for role in within)
-    has_name = any(db_name in role.allow.names for role in within)
-    if not has_user and not has_name:
-        return f"no role of yours allows {user}, nor {name}", "these in db_users and db_names"
-    if not has_user:
-        return f"no role of yours allows {user}", "it in db_users"
-    if not has_name:
-        return f"no role of yours allows {name}", "it in db_names"
-    return f"no single role of yours allows {user} together with {name}", "both"
+        whose = f"none of your roles ({_several(names)}) allows" if names else "you have no role that allows"
+        return f"{whose} database service {quoted(service)}", "a role whose db_labels match it"
+    one = len(within) == 1
+    lacking = [need for need in needs if not any(need.met(role.allow) for role in within)]
+    if not lacking:
+        together = " together with ".join(need.what for need in needs)
+        return f"no single role of yours allows {together}", "one role with all of it"
+    whose = f"role {quoted(within[0].name)} does" if one else f"your roles {_several([r.name for r in within])} do"
+    asks: dict[str, list[str]] = {}
+    for need in lacking:
+        asks.setdefault(need.ask[1], []).append(need.ask[0])
+    ask = " and ".join(f"{', '.join(dict.fromkeys(words))} in {where}" for where, words in asks.items())
+    return f"{whose} not allow " + ", nor ".join(
+        need.what for need in lacking
+    ), f"{ask} of {'it' if one else 'one of them'}"
 
 
-def _lack(role: ExpandedRole, labels: Mapping[str, str], db_user: str, db_name: str) -> str:
-    allow = role.allow
-    lacks = [] if allow.matches_labels(labels) else ["labels do not match"]
-    lacks += [] if db_user in allow.users else [f"database user {_quoted(db_user)} is not in it"]
-    lacks += [] if db_name in allow.names else [f"database {_quoted(db_name)} is not in it"]
-    return ", ".join(lacks)
+def _several(names: Sequence[str]) -> str:
+    """Names of roles, of bounded length."""
+    return ", ".join(map(quoted, names[:4])) + (", ..." if names[4:] else "")
 
 
 def _denied_outright(deny: Selectors, labels: Mapping[str, str]) -> bool:
@@ -156,28 +254,7 @@ def allows(roles: Sequence[Role], resource_kind: str, verb: str) -> bool:
     return any(rule.matches(resource_kind, verb) for role in roles for rule in role.allow.rules)
 
 
-def combined_options(roles: Sequence[Role]) -> Options:
-    """The options of all roles together: of each, the strictest.
-
-    ``source_addresses`` is empty: each role's own list has to contain a client's address.
-    """
-    options = [role.options for role in roles]
-
-    def least(values: Iterable[float]) -> float:
-        return min((value for value in values if value), default=0)
-
-    return Options(
-        max_session_ttl=least(one.max_session_ttl for one in options),
-        client_idle_timeout=least(one.client_idle_timeout for one in options),
-        disconnect_expired_cert=any(one.disconnect_expired_cert for one in options),
-        require_session_mfa=any(one.require_session_mfa for one in options),
-        max_db_connections=int(least(one.max_db_connections for one in options)),
-        record_session=max((one.record_session for one in options), default=""),
-        record_parameters=all(one.record_parameters for one in options),
-    )
-
-
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """``text`` for a message: in quotes, on one line, of bounded length."""
     cut = text if len(text) <= 64 else text[:61] + "..."
     return '"' + "".join(letter if letter.isprintable() and letter not in '"\\' else "?" for letter in cut) + '"'

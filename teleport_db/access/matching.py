@@ -33,6 +33,9 @@ class Texts:
     literals: frozenset[str] = frozenset()
     patterns: tuple[Any, ...] = ()
 
+    def __bool__(self) -> bool:
+        return bool(self.everything or self.literals or self.patterns)
+
     def __contains__(self, text: object) -> bool:
         if not isinstance(text, str):
             return False

@@ -28,6 +28,7 @@ class Selectors:
     into one that denies everything.
 
     :param labels: each key with its values; ``*`` with everything for any service at all.
+    :param replication: whether ``replication`` was written among the names; no trait stands for it.
     """
 
     labels: tuple[tuple[str, Texts], ...]
@@ -36,6 +37,7 @@ class Selectors:
     has_labels: bool
     has_names: bool
     has_users: bool
+    replication: bool
 
     def matches_labels(self, labels: Mapping[str, str]) -> bool:
         """Whether a service with ``labels`` is selected: every key has to match; no key selects nothing."""
@@ -66,6 +68,7 @@ def _selectors(conditions: Conditions, traits: Traits) -> Selectors:
         has_labels=bool(conditions.db_labels),
         has_names=bool(conditions.db_names),
         has_users=bool(conditions.db_users),
+        replication=conditions.replication,
     )
 
 

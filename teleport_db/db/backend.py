@@ -165,6 +165,8 @@ class Backend(Protocol):
         credentials: Credentials,
         *,
         key: tuple[int, bytes],
+        allow_replication: bool = False,
+        allow_role_change: bool = False,
         new_nonce: Callable[[], str] = secrets.token_urlsafe,
     ) -> Deferred[LoggedIn]:
         """Log in with the client's StartupMessage.
@@ -172,6 +174,8 @@ class Backend(Protocol):
         Fails with DatabaseRefused, DatabaseUnreachable, AuthenticationFailed, RemoteProtocolError, whose
         ``detail`` names the credentials.
 
+        :param allow_replication: a role allows a replication connection.
+        :param allow_role_change: a role allows whom the parameters make of the user.
         :param new_nonce: gives text for SCRAM that nobody can guess.
         """
         secret = None
@@ -179,7 +183,13 @@ class Backend(Protocol):
             certificate: bytes | None = getattr(self.transport, "peer_certificate", None)
             binding = server_end_point(certificate) if certificate is not None else None
             secret = Secret(credentials.password, credentials.methods, new_nonce(), binding)
-        self._login = BackendLogin(startup, secret=secret, key=key)
+        self._login = BackendLogin(
+            startup,
+            secret=secret,
+            key=key,
+            allow_replication=allow_replication,
+            allow_role_change=allow_role_change,
+        )
         self._done = Deferred()
         self._compute, self._shown = credentials.compute, credentials.name
         assert self.transport is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import attrs
 from cryptography import x509
 
-from teleport_db.access.roles import Options
+from teleport_db.access.limits import Limits
 from teleport_db.errors import SessionCut
 
 
@@ -37,7 +37,7 @@ class SessionLimits:
     :param heard: the count of client's chunks at that time.
     """
 
-    options: Options
+    options: Limits
     valid_until: float
     active_at: float
     heard: int = 0
@@ -49,9 +49,16 @@ class SessionLimits:
         :param idle: whether the database has answered all that it was asked.
         """
         if self.options.disconnect_expired_cert and now >= self.valid_until:
-            return SessionCut("the certificate of this session has expired; log in again: tsh login, tsh db login")
+            return SessionCut(
+                "the certificate of this session has expired, and "
+                f"{self.options.whose('disconnect_expired_cert')} ends it then (disconnect_expired_cert);"
+                " log in again: tsh login, tsh db login"
+            )
         if not idle or heard != self.heard:
             self.heard, self.active_at = heard, now
         elif 0 < self.options.client_idle_timeout <= now - self.active_at:
-            return SessionCut(f"this session was idle for {words(self.options.client_idle_timeout)}; connect again")
+            return SessionCut(
+                f"this session was idle for {words(self.options.client_idle_timeout)}, which is all that "
+                f"{self.options.whose('client_idle_timeout')} allows (client_idle_timeout); connect again"
+            )
         return None

@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from teleport_db.access.checker import combined_options
+from teleport_db.access.limits import Limits, combined_options
 from teleport_db.access.roles import Options, Role, parse_role
 from teleport_db.api.client import Call
 from teleport_db.errors import AccessDenied, AgentOffline, AuthenticationFailed, TeleportDBError
@@ -116,7 +116,7 @@ class Policy:
             )
         return tuple(roles[name] for name in names)
 
-    def options(self, roles: Sequence[Role]) -> Options:
+    def options(self, roles: Sequence[Role]) -> Limits:
         """The limits of these roles and the cluster's own, of each the strictest."""
         return combined_options([*roles, Role(name="", options=self._defaults)])
 

@@ -27,7 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from teleport_db.access.checker import check_session
-from teleport_db.access.roles import Options
+from teleport_db.access.limits import Limits
 from teleport_db.config.model import Database
 from teleport_db.db.backend import LOGIN_SECONDS, Backend, DatabaseRefused, LoggedIn, open_backend, send_cancel
 from teleport_db.db.limits import SessionLimits, certificate_end
@@ -165,8 +165,7 @@ class Session:
             self._refuse(error)
 
     def _authorize(self, identity: Identity, served: Served, message: StartupMessage) -> None:
-        """Decide on the names PostgreSQL will really use; raises AccessDenied."""
-        message.check()
+        """Decide on the names PostgreSQL will really use; raises AccessDenied, AuthenticationFailed, LimitExceeded."""
         around = self._around
         standing = around.policy.standing(identity, host_id=around.server_id, now=around.clock.seconds())
         decision = check_session(
@@ -176,12 +175,15 @@ class Session:
             labels=served.labels(),
             db_user=message.user,
             db_name=message.database,
+            replication=message.replication_kind,
+            role_targets=message.role_targets,
+            address=self._header.client_address.rpartition(":")[0].strip("[]"),
         )
         if not decision.allowed:
             raise AccessDenied(decision.public, reasons=decision.reasons)
         self._limit(around.policy.options(standing.roles))
 
-    def _limit(self, options: Options) -> None:
+    def _limit(self, options: Limits) -> None:
         """Take over what the roles limit, now that it is known or has changed."""
         now = self._around.clock.seconds()
         if self._limits is None:
@@ -191,7 +193,8 @@ class Session:
         most = options.max_db_connections
         if most and not self._started and self._around.sessions_of(self.user) > most:
             raise LimitExceeded(
-                f"you have {most} sessions open at this agent, which is all that your roles allow; close one of them"
+                f"you have {most} session{'s' if most > 1 else ''} open at this agent, which is all that"
+                f" {options.whose('max_db_connections')} allows (max_db_connections); close one of them"
             )
 
     @property
@@ -232,7 +235,11 @@ class Session:
             raise CancelledError
         try:
             logged_in = await self._backend.login(
-                message.raw, self._credentials, key=(self._header.pid, self._header.secret)
+                message.raw,
+                self._credentials,
+                key=(self._header.pid, self._header.secret),
+                allow_replication=True,  # the roles have decided on both
+                allow_role_change=True,
             ).addTimeout(LOGIN_SECONDS, around.clock)
         except TimeoutError as error:
             raise DatabaseUnreachable(

@@ -170,6 +170,16 @@ class StartupMessage:
             return None
         return value.decode("utf-8", "replace")
 
+    @property
+    def replication_kind(self) -> str:
+        """``database`` for a replication connection to one database, ``true`` for one to the server, "" for none.
+
+        What the server takes for neither it refuses itself.
+        """
+        if self.replication is None:
+            return ""
+        return "database" if self.get(b"replication") == b"database" else "true"
+
     def sensitive_parameters(self) -> tuple[tuple[bytes, bytes], ...]:
         """Those that change the effective user: ``role``, ``session_authorization``, and `options` that set them."""
         return tuple(

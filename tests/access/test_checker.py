@@ -5,9 +5,22 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.access import Role, allowed_names, builtin_roles, check_session, expand, parse_role, visible
+from teleport_db.access import (
+    LOGICAL,
+    PHYSICAL,
+    Decision,
+    Options,
+    Role,
+    allowed_names,
+    builtin_roles,
+    check_session,
+    expand,
+    parse_role,
+    visible,
+)
 
 TRAITS = {
     "db_names": ("main", "metrics"),
@@ -162,26 +175,43 @@ class TextTests(SynchronousTestCase):
         return check_session(roles, TRAITS, service="aurora", labels=DEV, db_user=user, db_name=name).public
 
     def test_says_which(self) -> None:
-        """Labels, user or name: the one that is missing is named, and what to ask for."""
+        """Labels, user or name: what is missing is named, the role that might have it, and what to ask for."""
         start = 'access to db "aurora" as user "bob" denied: '
-        user = role({**ALL, "u": ["alice"]})
-        name = role({**ALL, "n": ["other"]})
-        ask = "; ask an administrator for a role with "
+        user = role({**ALL, "u": ["alice"]}, name="one")
+        name = role({**ALL, "n": ["other"]}, name="two")
+        neither = role({**ALL, "u": ["x"], "n": ["x"]}, name="one")
+        elsewhere = role({**ALL, "l": {"environment": "prod"}}, name="far")
+        ask = "; ask an administrator for "
         table = [
-            ([], 'no role of yours allows database service "aurora"' + ask + "db_labels that match it"),
-            ([user], 'no role of yours allows database user "bob"' + ask + "it in db_users"),
-            ([name], 'no role of yours allows database "main"' + ask + "it in db_names"),
-            ([user, name], 'no single role of yours allows database user "bob" together with database "main"'),
+            ([], 'you have no role that allows database service "aurora"' + ask + "a role whose db_labels match it"),
             (
-                [role({**ALL, "u": ["x"], "n": ["x"]})],
-                'no role of yours allows database user "bob", nor database "main"',
+                [elsewhere],
+                'none of your roles ("far") allows database service "aurora"' + ask + "a role whose db_labels match it",
+            ),
+            ([user], 'role "one" does not allow database user "bob"' + ask + '"bob" in db_users of it'),
+            ([elsewhere, name], 'role "two" does not allow database "main"' + ask + '"main" in db_names of it'),
+            (
+                [user, name],
+                'no single role of yours allows database user "bob" together with database "main"'
+                + ask
+                + "one role with all of it",
+            ),
+            (
+                [neither],
+                'role "one" does not allow database user "bob", nor database "main"'
+                + ask
+                + '"bob" in db_users and "main" in db_names of it',
+            ),
+            (
+                [neither, name],
+                'your roles "one", "two" do not allow database "main"' + ask + '"main" in db_names of one of them',
             ),
             ([role(ALL, {"u": ["bob"]}, name="no")], 'role "no" denies database user "bob"'),
             ([role(ALL, {"n": ["main"]}, name="no")], 'role "no" denies database "main"'),
             ([role(ALL, {"l": {"environment": "*"}}, name="no")], 'role "no" denies database service "aurora"'),
         ]
         for roles, expected in table:
-            self.assertTrue(self.public(roles).startswith(start + expected), self.public(roles))
+            self.assertEqual(self.public(roles), start + expected)
 
     def test_one_line(self) -> None:
         """A name that a client made up cannot forge a line, nor fill one."""
@@ -198,6 +228,137 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(decision.reasons[2], 'role "two": labels do not match')
         decision = check_session([role(ALL, name="x")], {}, service="s", labels=DEV, db_user="b", db_name="m")
         self.assertEqual(decision.reasons, ('role "x" allows it',))
+
+    def test_says(self) -> None:
+        """Each role's say, in the order of the roles, whatever the decision is."""
+        roles = [
+            role(ALL, name="yes"),
+            role({**ALL, "l": {"x": "y"}}, name="far"),
+            role(ALL, {"n": ["m"], "u": ["b"]}, name="no"),
+        ]
+        decision = check_session(roles, {}, service="s", labels=DEV, db_user="b", db_name="m")
+        self.assertEqual(
+            [str(say) for say in decision.says],
+            [
+                'role "yes" allows it',
+                'role "far": labels do not match',
+                'role "no" denies database user "b", denies database "m"',
+            ],
+        )
+        self.assertEqual(decision.reasons, (str(decision.says[2]),))
+        self.assertEqual([say.within for say in decision.says], [True, False, True])
+
+
+class ReplicationTests(SynchronousTestCase):
+    """Row 4: a replication connection streams the server; only the word itself lets one through."""
+
+    def decided(self, *roles: Role, kind: str = PHYSICAL, name: str = "main") -> str:
+        """What the user is told; nothing when it is allowed."""
+        traits = {"db_names": ("*", "replication")}
+        return check_session(
+            roles, traits, service="s", labels=DEV, db_user="b", db_name=name, replication=kind
+        ).public.partition("denied: ")[2]
+
+    def test_the_word(self) -> None:
+        for names in (["*"], ["{{internal.db_names}}"], ["{{external.db_names}}"], ["replication*"], ["Replication"]):
+            said = self.decided(role({**ALL, "n": names}))
+            self.assertIn('role "r" does not allow replication connections', said)
+            self.assertIn('ask an administrator for "replication" in db_names of it', said)
+        for kind in (PHYSICAL, LOGICAL):
+            self.assertEqual(self.decided(role({**ALL, "n": ["replication", "*"]}), kind=kind), "")
+
+    def test_one_database(self) -> None:
+        """Its changes are not to be had without the database; a whole server has none."""
+        one = role({**ALL, "n": ["replication", "main"]})
+        self.assertEqual(self.decided(one, kind=LOGICAL), "")
+        self.assertIn('does not allow database "other"', self.decided(one, kind=LOGICAL, name="other"))
+        self.assertEqual(self.decided(one, name="other"), "")
+        two = role({**ALL, "n": ["replication"]}), role({**ALL, "n": ["main"]})
+        self.assertIn("no single role", self.decided(*two, kind=LOGICAL))
+
+    def test_denied(self) -> None:
+        """By the word; and by any name: the connection could read that database as well."""
+        one = role({**ALL, "n": ["replication", "*"]})
+        for kind in (PHYSICAL, LOGICAL):
+            self.assertIn(
+                "denies replication connections", self.decided(one, role(None, {"n": ["replication"]}), kind=kind)
+            )
+            self.assertIn("can read all of them", self.decided(one, role(None, {"n": ["postgres"]}), kind=kind))
+            self.assertIn('denies database user "b"', self.decided(one, role(None, {"u": ["b"]}), kind=kind))
+            scoped = role(None, {"l": {"environment": "prod"}, "n": ["postgres"]})
+            self.assertEqual(self.decided(one, scoped, kind=kind), "")
+
+    def test_ordinary(self) -> None:
+        """Elsewhere the word is a database's name like any other."""
+        one = role({**ALL, "n": ["replication"]})
+        self.assertEqual(self.decided(one, kind="", name="replication"), "")
+        self.assertIn('database "main"', self.decided(one, kind=""))
+
+
+class TargetTests(SynchronousTestCase):
+    """Row 7: whom the client's parameters make of the user is decided as the user is."""
+
+    def decided(self, *roles: Role, targets: tuple[str, ...] = ("admin",)) -> str:
+        return check_session(
+            roles, {}, service="s", labels=DEV, db_user="b", db_name="m", role_targets=targets
+        ).public.partition("denied: ")[2]
+
+    def test_allowed(self) -> None:
+        self.assertEqual(self.decided(role(ALL)), "")
+        self.assertEqual(self.decided(role({**ALL, "u": ["b", "admin"]})), "")
+
+    def test_refused(self) -> None:
+        """By the same role, all of them, and no deny block."""
+        said = self.decided(role({**ALL, "u": ["b"]}))
+        self.assertEqual(
+            said,
+            'role "r" does not allow database user "admin", to which the connection\'s parameters would change;'
+            ' ask an administrator for "admin" in db_users of it',
+        )
+        two = role({**ALL, "u": ["b"]}), role({**ALL, "u": ["admin"]})
+        self.assertIn("no single role", self.decided(*two))
+        self.assertIn('"other", to which', self.decided(role({**ALL, "u": ["b", "admin"]}), targets=("admin", "other")))
+        self.assertIn('denies database user "admin"', self.decided(role(ALL, {"u": ["admin"]})))
+
+
+class AddressTests(SynchronousTestCase):
+    """Where a client has to come from."""
+
+    def decided(self, address: str | None, *lists: list[str]) -> Decision:
+        roles = [
+            attrs.evolve(
+                role(ALL if number == 0 else None, name=f"r{number}"), options=Options(source_addresses=tuple(one))
+            )
+            for number, one in enumerate(lists)
+        ]
+        return check_session(roles, {}, service="s", labels=DEV, db_user="b", db_name="m", address=address)
+
+    def test_inside(self) -> None:
+        for address, listed in (
+            ("10.1.2.3", ["10.0.0.0/8"]),
+            ("10.1.2.3", ["192.0.2.7", "10.1.2.3"]),
+            ("::ffff:10.1.2.3", ["10.0.0.0/8"]),
+            ("2001:db8::5", ["10.0.0.0/8", "2001:db8::/32"]),
+            ("192.0.2.1", []),
+            (None, ["10.0.0.0/8"]),
+        ):
+            self.assertTrue(self.decided(address, listed).allowed, address)
+
+    def test_outside(self) -> None:
+        """Of every role that has a list; the first thing said, whatever else is refused."""
+        self.assertFalse(self.decided("10.1.2.3", ["10.0.0.0/8"], ["10.2.0.0/16"]).allowed)
+        decision = self.decided("192.0.2.1", [], ["10.0.0.0/8", "192.0.2.7"])
+        self.assertEqual(
+            decision.public.partition("denied: ")[2],
+            'role "r1" admits clients from 10.0.0.0/8, 192.0.2.7 only (source_addresses), not from 192.0.2.1',
+        )
+        for strange in ("", "localhost", "10.1", "1"):
+            self.assertFalse(self.decided(strange, ["10.0.0.0/8"]).allowed, strange)
+        denying = attrs.evolve(role(None, {"u": ["*"]}), options=Options(source_addresses=("10.0.0.0/8",)))
+        first = role(None, {"u": ["*"]}, name="deny")
+        said = check_session([first, denying], {}, service="s", labels={}, db_user="b", db_name="m", address="::1")
+        self.assertIn("admits clients", said.public)
+        self.assertEqual(len(said.reasons), 2)
 
 
 class ListingTests(SynchronousTestCase):

@@ -8,7 +8,17 @@ from typing import Any
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.access import Options, Rule, allows, builtin_roles, combined_options, parse_role, role_resource
+from teleport_db.access import (
+    Limits,
+    Options,
+    Role,
+    Rule,
+    allows,
+    builtin_roles,
+    combined_options,
+    parse_role,
+    role_resource,
+)
 from teleport_db.config import load_documents
 from teleport_db.errors import ConfigError
 
@@ -224,9 +234,34 @@ class OptionTests(SynchronousTestCase):
 
     def test_strictest(self) -> None:
         """Each option is the strictest of those that say something."""
-        self.assertEqual(combined_options([]), Options())
+        self.assertEqual(combined_options([]), Limits())
         one, other = parse_role(FULL), builtin_roles()["access"]
-        options = attrs.evolve(one.options, source_addresses=())
-        self.assertEqual(combined_options([one, other]), options)
-        third = parse_role(changed("spec.options", {"max_session_ttl": "1h", "max_db_connections": 9}))
-        self.assertEqual(combined_options([one, third, other]), attrs.evolve(options, max_session_ttl=3600.0))
+        names = {field.name for field in attrs.fields(Options)} - {"source_addresses"}
+        values = {name: getattr(one.options, name) for name in names}
+        limits = Limits(**values, set_by=dict.fromkeys(names, "dba"))
+        self.assertEqual(combined_options([one, other]), limits)
+        third = attrs.evolve(
+            parse_role(changed("spec.options", {"max_session_ttl": "1h", "max_db_connections": 9})), name="x"
+        )
+        both = combined_options([one, third, other])
+        self.assertEqual(
+            both, attrs.evolve(limits, max_session_ttl=3600.0, set_by={**limits.set_by, "max_session_ttl": "x"})
+        )
+
+    def test_whose(self) -> None:
+        """Each knows the role it is of, the first of those that are as strict; a cluster's own has no name."""
+        roles = [
+            Role("a", options=Options(client_idle_timeout=60.0)),
+            Role("b", options=Options(client_idle_timeout=60.0, max_db_connections=1, record_session="best_effort")),
+            Role("", options=Options(disconnect_expired_cert=True)),
+            Role("c", options=Options(record_session="strict", record_parameters=False)),
+        ]
+        limits = combined_options(roles)
+        table = {
+            "client_idle_timeout": 'role "a"',
+            "max_db_connections": 'role "b"',
+            "disconnect_expired_cert": "this cluster",
+            "record_session": 'role "c"',
+            "record_parameters": 'role "c"',
+        }
+        self.assertEqual({name: limits.whose(name) for name in limits.set_by}, table)

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.access.roles import Options
+from teleport_db.access import Limits
 from teleport_db.db.limits import SessionLimits, certificate_end, words
 from teleport_db.db.relay import BackendRelay
 from teleport_db.pgwire.messages import message, ready_for_query
@@ -59,19 +59,34 @@ class IdleTests(SynchronousTestCase):
 class SessionLimitsTests(SynchronousTestCase):
     def test_idle(self) -> None:
         """The clock starts when the session comes to rest."""
-        limits = SessionLimits(Options(client_idle_timeout=60.0), 1e9, 0.0)
+        limits = SessionLimits(Limits(client_idle_timeout=60.0), 1e9, 0.0)
         self.assertIsNone(limits.check(59.0, heard=0, idle=True))
         self.assertIsNone(limits.check(70.0, heard=1, idle=True))
         self.assertIsNone(limits.check(500.0, heard=1, idle=False))
         self.assertIsNone(limits.check(559.0, heard=1, idle=True))
         self.assertIn("idle for 1 minute", str(limits.check(560.0, heard=1, idle=True)))
 
+    def test_whose(self) -> None:
+        """A cut says which limit it was, and of which role."""
+        whose = {"client_idle_timeout": "dev", "disconnect_expired_cert": "ops"}
+        limits = Limits(client_idle_timeout=60.0, disconnect_expired_cert=True, set_by=whose)
+        self.assertEqual(
+            str(SessionLimits(limits, 1e9, 0.0).check(60.0, heard=0, idle=True)),
+            "this session was idle for 1 minute, which is all that"
+            ' role "dev" allows (client_idle_timeout); connect again',
+        )
+        self.assertEqual(
+            str(SessionLimits(limits, 10.0, 0.0).check(10.0, heard=0, idle=True)),
+            'the certificate of this session has expired, and role "ops" ends it then (disconnect_expired_cert);'
+            " log in again: tsh login, tsh db login",
+        )
+
     def test_no_limit(self) -> None:
-        limits = SessionLimits(Options(), 10.0, 0.0)
+        limits = SessionLimits(Limits(), 10.0, 0.0)
         self.assertIsNone(limits.check(1e9, heard=0, idle=True))
 
     def test_expired(self) -> None:
-        limits = SessionLimits(Options(disconnect_expired_cert=True), 10.0, 0.0)
+        limits = SessionLimits(Limits(disconnect_expired_cert=True), 10.0, 0.0)
         self.assertIsNone(limits.check(9.9, heard=0, idle=False))
         self.assertIn("has expired", str(limits.check(10.0, heard=0, idle=False)))
 
@@ -103,7 +118,7 @@ class LimitedSessionTests(AgentCase):
         self.cluster.settle()
         for _ in range(3):
             self.after(20.0)
-        self.refused(client, "57P01", "idle for 30 seconds")
+        self.refused(client, "57P01", "idle for 30 seconds, which is all that this cluster allows")
 
     def test_expired(self) -> None:
         """At its certificate's end a session is ended, when that is wanted."""
@@ -130,7 +145,11 @@ class LimitedSessionTests(AgentCase):
         self.agent.policy.apply({"changes": [{"type": "put", "kind": "role", "name": "dev", "resource": role}]})
         first = self.cluster.session()
         self.cluster.session()
-        self.refused(self.attempt(), "53300", "2 sessions")
+        self.refused(
+            self.attempt(),
+            "53300",
+            'you have 2 sessions open at this agent, which is all that role "dev" allows (max_db_connections)',
+        )
         first.wire.cut()
         self.cluster.settle()
         self.cluster.session()

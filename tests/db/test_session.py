@@ -325,7 +325,29 @@ class DecisionTests(AgentCase):
     def test_sensitive(self) -> None:
         for name, value in (("replication", "database"), ("role", "x"), ("options", "-c role=x")):
             self.setUp()
-            self.failed(self.attempt(startup(**{name: value})), "42501")
+            event = self.failed(self.attempt(startup(**{name: value})), "42501", '"dev" does not allow')
+            self.assertIn('role "dev": ', event["error"])
+
+    def test_sensitive_by_name(self) -> None:
+        """What a role names goes on to the database, byte by byte as it came."""
+        self.agent.allow(db_names=["replication", "app"], db_users=["app", "x"])
+        for name, value in (("replication", "database"), ("replication", "on"), ("role", "x"), ("options", "--role=x")):
+            client = self.attempt(startup(database="app", **{name: value}))
+            self.assertEqual(client.messages[-1], (b"Z", b"I"))
+        said = self.attempt(startup(database="app", role="y"))
+        self.refused(said, "42501", 'ask an administrator for "y" in db_users')
+
+    def test_source_addresses(self) -> None:
+        """A client has to come from where its roles want it to."""
+        resource = dev_role()
+        resource["spec"]["options"] = {"source_addresses": ["192.0.2.0/24"]}
+        change = {"type": "put", "kind": "role", "name": "dev", "resource": resource}
+        self.agent.policy.apply({"changes": [change]})
+        event = self.failed(self.attempt(), "42501", "admits clients from 192.0.2.0/24 only")
+        self.assertIn("source_addresses", event["error"])
+        resource["spec"]["options"] = {"source_addresses": [event["addr.remote"].rpartition(":")[0]]}
+        self.agent.policy.apply({"changes": [change]})
+        self.assertEqual(self.attempt().messages[-1], (b"Z", b"I"))
 
     def test_not_heard(self) -> None:
         """An agent that never heard of any role decides nothing."""

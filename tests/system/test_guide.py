@@ -293,7 +293,7 @@ spec:
         role.write_text(role.read_text().replace('["metrics"]', '["other"]'))
         world.tctl("create", "--force", "-f", str(role))
         said = failing(lambda: bob.psql(service, "SELECT 1", fails=None))
-        self.assertIn('no role of yours allows database "metrics"', said.err)
+        self.assertIn('role "developer" does not allow database "metrics"', said.err)
         users = world.tctl("users", "ls").out
         self.assertRegex(users, r"bob +developer")
         self.assertEqual(world.tctl("get", "user/bob", "--format=json").json()[0]["metadata"]["name"], "bob")

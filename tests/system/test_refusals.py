@@ -249,8 +249,8 @@ class SessionTests(Case):
 
     def test_role(self) -> None:
         """What no role allows: the user, the database."""
-        self.assertRefused("aurora", "42501", 'no role of yours allows database user "postgres"', user="postgres")
-        self.assertRefused("aurora", "42501", 'no role of yours allows database "postgres"', database="postgres")
+        self.assertRefused("aurora", "42501", 'does not allow database user "postgres"', user="postgres")
+        self.assertRefused("aurora", "42501", 'does not allow database "postgres"', database="postgres")
         self.world.until_recorded(event="db.session.start", code="TDB00W", db_user="postgres", success=False)
 
     def test_postgres_own_words(self) -> None:

@@ -11,6 +11,9 @@ kernel did not take goes the usual way::
 
 An error of ``send`` is never raised to the writer: the data is queued, the reactor's own write meets the
 same error, and the protocol hears ``connectionLost`` in the reactor's turn as ever.
+
+Every connection has keepalive on: a peer that has vanished without a word, its machine off or its network gone, is
+noticed within five minutes, and what waits for it ends.
 """
 
 # mypy: disallow-untyped-calls=False
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +42,17 @@ from teleport_db.hostport import host_port
 #: Connections the kernel may hold before they are accepted (it cuts this to ``net.core.somaxconn``).
 BACKLOG = 1024
 
+#: Seconds of silence before the kernel asks a peer whether it is there, seconds between two questions, and how many
+#: of them go unanswered before it is not.  The first is less than what stateful networks keep an idle connection.
+KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 120, 30, 6
+
+#: The options' names differ: macOS calls the first one TCP_KEEPALIVE.
+_KEEPALIVE = (
+    (getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None), KEEPALIVE_IDLE),
+    (getattr(socket, "TCP_KEEPINTVL", None), KEEPALIVE_INTERVAL),
+    (getattr(socket, "TCP_KEEPCNT", None), KEEPALIVE_COUNT),
+)
+
 #: Bytes read in one turn at most; one ``recv`` takes all that is there up to this.
 READ_SIZE = 65536
 
@@ -49,6 +64,14 @@ else:
 
 class _AtOnce(_Base):
     """What is common to both ends: writing at once, and reading with one call less."""
+
+    def _prepare(self) -> None:
+        """Set the options of a socket that is connected."""
+        self.setTcpNoDelay(True)
+        self.setTcpKeepAlive(True)
+        for option, value in _KEEPALIVE:
+            if option is not None:
+                self.socket.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def write(self, data: bytes) -> None:
         """Send now what the kernel takes; queue the rest."""
@@ -98,14 +121,14 @@ class ServerTransport(_AtOnce, tcp.Server):
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.setTcpNoDelay(True)
+        self._prepare()
 
 
 class ClientTransport(_AtOnce, tcp.Client):
     """A connection that was dialled."""
 
     def _connectDone(self) -> None:
-        self.setTcpNoDelay(True)
+        self._prepare()
         super()._connectDone()
 
 

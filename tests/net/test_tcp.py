@@ -108,6 +108,26 @@ class Writing(Case):
         self.assertIsInstance(self.accepted[0].reason.value, ConnectionDone)
 
     @inlineCallbacks
+    def test_keepalive(self) -> Any:
+        """The kernel asks after a silent peer, at both ends."""
+        port = self.listen(lambda: Waiting(on_data=echo))
+        client = Waiting(enough=5)
+        yield self.connect(port, client)
+        client.transport.write(b"hello")
+        yield client.full
+        for transport in (client.transport, self.accepted[0].transport):
+            self.assertTrue(transport.getTcpKeepAlive())
+            handle = transport.getHandle()
+            if hasattr(socket, "TCP_KEEPIDLE"):
+                idle, interval, count = (
+                    handle.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+                    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+                )
+                self.assertEqual((idle, idle + interval * count), (120, 300))
+        client.transport.loseConnection()
+        yield client.over
+
+    @inlineCallbacks
     def test_at_once(self) -> Any:
         """A small write is in the kernel when ``write`` returns, and no writer was asked for."""
         port = self.listen(Waiting)

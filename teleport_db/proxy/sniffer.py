@@ -5,7 +5,7 @@
     first bytes          answered by   then
     ClientHello          the door of its ALPN name, or the web
     GSSENCRequest        N             as before
-    SSLRequest           S             ClientHello -> PostgreSQL, whatever its ALPN
+    SSLRequest           S             ClientHello -> PostgreSQL; ALPN is none, or has postgresql
     CancelRequest                      the canceller, and the end
     StartupMessage       ErrorResponse: this proxy speaks TLS only
 
@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from teleport_db.alpn import ALPN_POSTGRESQL
 from teleport_db.clienthello import ClientHello, parse
 from teleport_db.errors import AuthenticationFailed, RemoteProtocolError, TeleportDBError
 from teleport_db.net.tlslayer import TLSLayer
@@ -37,6 +38,10 @@ log = Logger()
 
 #: Seconds a connection has until it has said who it is.
 OPENING_SECONDS = 10.0
+
+#: The fatal alert no_application_protocol (RFC 7301 section 3.2) in a record of its own.  Python's ``ssl`` goes on
+#: without a protocol where PostgreSQL, since 17, ends the handshake.
+NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\0\x02\x02\x78"
 
 
 @attrs.frozen
@@ -157,6 +162,10 @@ class Sniffer(Protocol):
         if not isinstance(hello, ClientHello):
             return
         if self._state is _State.POSTGRES_TLS:
+            if hello.alpn and ALPN_POSTGRESQL not in hello.alpn:
+                assert self.transport is not None
+                self.transport.write(NO_APPLICATION_PROTOCOL)
+                raise RemoteProtocolError("an SSLRequest was followed by TLS for another protocol")
             door = self._doors.postgres
         else:
             door = next((self._doors.doors[name] for name in hello.alpn if name in self._doors.doors), self._doors.web)

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.net.unsettled import MAX_UNSETTLED
 from teleport_db.pgwire.messages import GSSENC_CODE, SSL_REQUEST, cancel_request, parse_error, startup_message
-from teleport_db.proxy.sniffer import OPENING_SECONDS, Door, FrontDoor
+from teleport_db.proxy.sniffer import NO_APPLICATION_PROTOCOL, OPENING_SECONDS, Door, FrontDoor
 from tests.cluster import Cluster, Peer, psql_context
 from tests.memory import Wire
 
@@ -105,14 +105,22 @@ class DoorTests(DoorCase):
             for cut in range(1, 8):
                 peer, _ = self.send(request[:cut], request[cut:])
                 self.assertEqual(peer.received, b"N" if request is GSSENC_REQUEST else b"S")
-        after = hello("one")
-        peer, wire = self.connect()
-        for piece in (GSSENC_REQUEST, SSL_REQUEST, after):
-            peer.transport.write(piece)
-            wire.flush(1)
-        self.assertEqual(peer.received, b"NS")
-        # Behind SSLRequest it is PostgreSQL whatever its ALPN.
-        self.assertEqual((self.opened[-1][0], self.opened[-1][1].received), ("postgres", after))
+        for after in (hello(), hello("postgresql"), hello("one", "postgresql")):
+            peer, wire = self.connect()
+            for piece in (GSSENC_REQUEST, SSL_REQUEST, after):
+                peer.transport.write(piece)
+                wire.flush(1)
+            self.assertEqual(peer.received, b"NS")
+            # Behind SSLRequest it is PostgreSQL, whichever names stand beside its own.
+            self.assertEqual((self.opened[-1][0], self.opened[-1][1].received), ("postgres", after))
+
+    def test_other_protocol_after_ssl_request(self) -> None:
+        """Behind SSLRequest TLS for anything but PostgreSQL ends with an alert, as at the server itself."""
+        for alpn in (("one",), ("http/1.1",), ("h2", "postgres")):
+            peer, _ = self.send(SSL_REQUEST, hello(*alpn))
+            self.assertEqual(peer.received, b"S" + NO_APPLICATION_PROTOCOL)
+            self.assertClosed(peer)
+        self.assertEqual(self.opened, [])
 
     def test_glued_bytes(self) -> None:
         """Bytes behind a request and before its answer close the connection; they reach nobody."""

@@ -256,5 +256,7 @@ def allows(roles: Sequence[Role], resource_kind: str, verb: str) -> bool:
 
 def quoted(text: str) -> str:
     """``text`` for a message: in quotes, on one line, of bounded length."""
+    if len(text) <= 64 and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
     cut = text if len(text) <= 64 else text[:61] + "..."
     return '"' + "".join(letter if letter.isprintable() and letter not in '"\\' else "?" for letter in cut) + '"'

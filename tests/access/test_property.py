@@ -9,57 +9,68 @@ import fnmatch
 import os
 import random
 import re
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.access import Conditions, Role, check_session, visible
+from teleport_db.access import LOGICAL, PHYSICAL, Conditions, Role, check_session, visible
 
 COUNT = int(os.environ.get("TELEPORT_DB_ROLE_SETS", "100000"))
 
 Block = dict[str, Any]
+TEMPLATE = re.compile(r"(.*)\{\{(internal|external)\.(\w+)\}\}(.*)")
 
 
-def oracle(roles: list[tuple[Block, Block]], traits: dict[str, list[str]], labels: Any, user: str, name: str) -> bool:
+def oracle(roles: list[tuple[Block, Block]], traits: Any, labels: Any, users: Any, name: str, kind: str) -> bool:
     """Whether it is allowed, straight from the words of the specification."""
 
-    def says(entries: list[str], text: str, of_label: bool = False) -> bool:
+    def meant(entries: list[str]) -> Iterator[tuple[str, bool]]:
         for entry in entries:
-            template = re.match(r"(.*)\{\{(internal|external)\.(\w+)\}\}(.*)", entry)
-            if template:
+            if template := TEMPLATE.match(entry):
                 before, scope, trait, after = template.groups()
                 for value in traits.get(trait, []):
-                    any_name = value == "*" and scope == "internal" and before + after == "" and not of_label
-                    if any_name or before + value + after == text:
-                        return True
-                continue
-            pattern = re.fullmatch(f"({entry})", text) if entry[0] == "^" else fnmatch.fnmatchcase(text, entry)
-            if entry in ("*", text) or (of_label and pattern):
-                return True
-        return False
+                    yield before + value + after, (value, scope, before, after) == ("*", "internal", "", "")
+            else:
+                yield entry, entry == "*"
+
+    def says(entries: list[str], text: str) -> bool:
+        return any(everything or entry == text for entry, everything in meant(entries))
+
+    def is_label(entry: str, text: str) -> bool:
+        if TEMPLATE.match(entry):
+            return any(text == value for value, _ in meant([entry]))
+        return bool(re.fullmatch(f"({entry})", text) if entry[0] == "^" else fnmatch.fnmatchcase(text, entry))
 
     def here(block: Block) -> bool:
         for key, values in block["l"].items():
-            if key != "*" and not (key in labels and says(values, labels[key], True)):
+            if key != "*" and not (key in labels and any(is_label(value, labels[key]) for value in values)):
                 return False
         return block["l"] != {}
 
     for _, deny in roles:
         if deny["l"] == {} or here(deny):
-            if says(deny["u"], user) or says(deny["n"], name):
+            if any(says(deny["u"], user) for user in users) or (kind != PHYSICAL and says(deny["n"], name)):
                 return False
-            if deny["l"] and deny["u"] == [] and deny["n"] == []:
+            if (kind and list(meant(deny["n"]))) or (deny["l"] and deny["u"] == [] and deny["n"] == []):
                 return False
-    return any(here(allow) and says(allow["u"], user) and says(allow["n"], name) for allow, _ in roles)
+    named = [allow for allow, _ in roles if kind == "" or "replication" in allow["n"]]
+    able = [allow for allow in named if kind == PHYSICAL or says(allow["n"], name)]
+    return any(here(allow) and all(says(allow["u"], user) for user in users) for allow in able)
 
 
-NAMES = ["a", "b", "A", "*", "{{internal.db_names}}", "{{external.x}}", "{{external.none}}", "p{{external.x}}"]
+NAMES = [
+    *("a", "b", "A", "*", "replication"),
+    *("{{internal.db_names}}", "{{external.x}}", "{{external.none}}", "p{{external.x}}"),
+]
 VALUES = ["a", "ab", "*", "a*", "*b", "^a.?$", "^a|b$", "{{external.x}}", "p{{external.none}}"]
-TEXTS = ["a", "a", "b", "A", "ab", "pa", "*", ""]
+TEXTS = ["a", "a", "b", "A", "ab", "pa", "*", "", "replication"]
+KINDS = ["", "", "", LOGICAL, PHYSICAL]
 
 
 def some(dice: random.Random, of: list[str], most: int) -> list[str]:
-    return dice.sample(of, int(dice.random() * (most + 1)))
+    return dice.choices(of, k=int(dice.random() * (most + 1)))
 
 
 def block(dice: random.Random, chance: float) -> Block:
@@ -80,24 +91,35 @@ def conditions(made: Block) -> Conditions:
 
 
 class PropertyTests(SynchronousTestCase):
-    """Deny beats allow, and everything else that the oracle knows."""
+    """Row 13: deny beats allow, and everything else that the oracle knows."""
 
-    def test_against_the_oracle(self) -> None:
-        """The same answer on every role set; both answers are common among them."""
+    def test_row_13_against_the_oracle(self) -> None:
+        """The same answer on every role set; both answers are common among them, for each kind of connection."""
         dice = random.Random(20201117)
-        allowed = 0
+        seen = Counter[tuple[str, bool, bool]]()
         for number in range(COUNT):
             made = [(block(dice, 0.95), block(dice, 0.2)) for _ in range(dice.choice((1, 1, 2, 3)))]
             traits = {"x": some(dice, TEXTS, 2), "db_names": some(dice, TEXTS, 2)}
             labels = {key: dice.choice(TEXTS) for key in some(dice, ["k", "k", "m"], 3)}
-            user, name = dice.choice(TEXTS), dice.choice(TEXTS)
+            users, name = [dice.choice(TEXTS), *some(dice, TEXTS, 1)], dice.choice(TEXTS)
+            kind = dice.choice(KINDS)
             roles = [Role(f"r{n}", conditions(allow), conditions(deny)) for n, (allow, deny) in enumerate(made)]
             # An empty name never reaches a decision, and an empty value of a trait is none.
             given = {key: [value for value in values if value] for key, values in traits.items()}
-            expected = oracle(made, given, labels, user, name)
-            decision = check_session(roles, traits, service="s", labels=labels, db_user=user, db_name=name)
+            expected = oracle(made, given, labels, users, name, kind)
+            decision = check_session(
+                roles,
+                traits,
+                service="s",
+                labels=labels,
+                db_user=users[0],
+                db_name=name,
+                replication=kind,
+                role_targets=users[1:],
+            )
             if decision.allowed != expected or (expected and not visible(roles, traits, labels)):
-                self.fail(f"set {number}: {made} {traits} {labels} {user!r} {name!r}: {decision}")
-            allowed += expected
-        self.assertGreater(allowed, COUNT // 10)
-        self.assertLess(allowed, COUNT - COUNT // 10)
+                self.fail(f"set {number}: {made} {traits} {labels} {users} {name!r} {kind!r}: {decision}")
+            seen[kind, len(users) > 1, expected] += 1
+        for kind in KINDS:
+            for several in (False, True):
+                self.assertGreater(min(seen[kind, several, True], seen[kind, several, False]), COUNT // 1000)

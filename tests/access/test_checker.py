@@ -147,7 +147,34 @@ class DecisionTests(SynchronousTestCase):
         self.assertFalse(allowed(role({**ALL, "n": ["an{{internal.db_names}}"]})))
         self.assertEqual(allowed_names([access], traits, {}), (("alice",), ("*",)))
 
-    def test_time_of_a_regex(self) -> None:
+    def test_security_row_15_literals(self) -> None:
+        """Whatever a trait has in it, it is that text and no other, in every place of a role."""
+        for value in ("*", "de*", "^.*$", "^dev$", ".*", "{{internal.db_names}}", "replication"):
+            traits = {"t": (value,), "db_users": (value,)}
+            for template in ("{{external.t}}", "{{external.db_users}}"):
+                one = role({"l": {"environment": template}, "n": [template], "u": [template]})
+
+                def allowed(label: str, user: str, name: str, one: Role = one, traits: Any = traits) -> bool:
+                    labels = {"environment": label}
+                    return check_session([one], traits, service="s", labels=labels, db_user=user, db_name=name).allowed
+
+                self.assertTrue(allowed(value, value, value), value)
+                for asked in (("dev", value, value), (value, "dev", value), (value, value, "dev")):
+                    self.assertFalse(allowed(*asked), value)
+
+    def test_security_row_15_anchored(self) -> None:
+        """An administrator's expression is of the whole label, whatever it begins and ends with."""
+        for expression, inside, outside in (
+            ("^a|b$", ("a", "b"), ("ab", "ax", "xb", "")),
+            ("^prod$", ("prod",), ("prod\n", "nonprod", "Prod")),
+            ("^(a|b)$|^c$", ("a", "c"), ("ac", "ca")),
+            ("^.*$", ("", "a\nb"), ()),
+        ):
+            one = role({**ALL, "l": {"k": expression}})
+            for label in inside + outside:
+                self.assertEqual(visible([one], {}, {"k": label}), label in inside, (expression, label))
+
+    def test_security_row_15_time_of_a_regex(self) -> None:
         """An expression that takes others for ever takes no time."""
         one = role({**ALL, "l": {"a": "^(a+)+b$"}})
         began = time.monotonic()
@@ -250,7 +277,7 @@ class TextTests(SynchronousTestCase):
 
 
 class ReplicationTests(SynchronousTestCase):
-    """Row 4: a replication connection streams the server; only the word itself lets one through."""
+    """A replication connection streams the server; only the word itself lets one through."""
 
     def decided(self, *roles: Role, kind: str = PHYSICAL, name: str = "main") -> str:
         """What the user is told; nothing when it is allowed."""
@@ -259,7 +286,7 @@ class ReplicationTests(SynchronousTestCase):
             roles, traits, service="s", labels=DEV, db_user="b", db_name=name, replication=kind
         ).public.partition("denied: ")[2]
 
-    def test_the_word(self) -> None:
+    def test_row_4_the_word(self) -> None:
         for names in (["*"], ["{{internal.db_names}}"], ["{{external.db_names}}"], ["replication*"], ["Replication"]):
             said = self.decided(role({**ALL, "n": names}))
             self.assertIn('role "r" does not allow replication connections', said)
@@ -296,18 +323,18 @@ class ReplicationTests(SynchronousTestCase):
 
 
 class TargetTests(SynchronousTestCase):
-    """Row 7: whom the client's parameters make of the user is decided as the user is."""
+    """Whom the client's parameters make of the user is decided as the user is."""
 
     def decided(self, *roles: Role, targets: tuple[str, ...] = ("admin",)) -> str:
         return check_session(
             roles, {}, service="s", labels=DEV, db_user="b", db_name="m", role_targets=targets
         ).public.partition("denied: ")[2]
 
-    def test_allowed(self) -> None:
+    def test_row_7_allowed(self) -> None:
         self.assertEqual(self.decided(role(ALL)), "")
         self.assertEqual(self.decided(role({**ALL, "u": ["b", "admin"]})), "")
 
-    def test_refused(self) -> None:
+    def test_row_7_refused(self) -> None:
         """By the same role, all of them, and no deny block."""
         said = self.decided(role({**ALL, "u": ["b"]}))
         self.assertEqual(

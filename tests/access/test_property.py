@@ -91,9 +91,9 @@ def conditions(made: Block) -> Conditions:
 
 
 class PropertyTests(SynchronousTestCase):
-    """Row 13: deny beats allow, and everything else that the oracle knows."""
+    """Deny beats allow, and everything else that the oracle knows."""
 
-    def test_row_13_against_the_oracle(self) -> None:
+    def test_security_row_13_against_the_oracle(self) -> None:
         """The same answer on every role set; both answers are common among them, for each kind of connection."""
         dice = random.Random(20201117)
         seen = Counter[tuple[str, bool, bool]]()

@@ -104,7 +104,7 @@ class LimitedSessionTests(AgentCase):
             session.check_limits(self.cluster.clock.seconds())
         self.cluster.settle()
 
-    def test_idle(self) -> None:
+    def test_security_row_16_idle(self) -> None:
         """An idle session is ended with words, a busy one is not."""
         self.limit(client_idle_timeout=30.0)
         self.agent.database.answer = None
@@ -120,7 +120,7 @@ class LimitedSessionTests(AgentCase):
             self.after(20.0)
         self.refused(client, "57P01", "idle for 30 seconds, which is all that this cluster allows")
 
-    def test_expired(self) -> None:
+    def test_security_row_16_expired(self) -> None:
         """At its certificate's end a session is ended, when that is wanted."""
         client = self.cluster.session()
         left = certificate_end(certificate_of(alice())) - self.cluster.clock.seconds()

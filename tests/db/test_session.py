@@ -312,8 +312,8 @@ class DecisionTests(AgentCase):
         self.assertEqual((event["user"], event["roles"], event["db_user"]), ("alice", ["dev"], "app"))
         self.assertEqual(self.agent.dialling.dialled, 0)
 
-    def test_effective_database(self) -> None:
-        """A missing database name is the user's."""
+    def test_security_row_14_effective_names(self) -> None:
+        """A missing or empty database name is the user's, for the roles and the log too."""
         self.agent.allow(db_names=["app"])
         self.failed(self.attempt(), "42501")
         self.setUp()
@@ -321,6 +321,16 @@ class DecisionTests(AgentCase):
         client = self.attempt(startup(database=""))
         self.assertEqual(client.messages[-1], (b"Z", b"I"))
         self.assertEqual(self.spool.events[0]["db_name"], "app")
+
+    def test_security_row_14_other_names(self) -> None:
+        """A name that the server would cut, and one of two, is decided on by nobody."""
+        long = "a" * 63
+        self.agent.allow(db_names=[long, f"{long}-allowed", "other"])
+        self.failed(self.attempt(startup(database=f"{long}-allowed")), "42501", "71 bytes")
+        self.setUp()
+        body = b"\x00\x03\x00\x00" + b"user\0app\0database\0shop\0database\0other\0\0"
+        self.agent.allow(db_names=["shop", "other"])
+        self.refused(self.attempt((len(body) + 4).to_bytes(4, "big") + body), "08P01", "twice")
 
     def test_sensitive(self) -> None:
         for name, value in (("replication", "database"), ("role", "x"), ("options", "-c role=x")):
@@ -486,7 +496,7 @@ class CutTests(AgentCase):
         self.assertEqual(self.spool.events[-1]["reason"], "a lock is in force")
         self.assertForgotten(self.agent)
 
-    def test_reconsidered(self) -> None:
+    def test_security_row_16_reconsidered(self) -> None:
         """A session goes on as long as it would be let in now, and is told why it does not."""
         lock = {"kind": "lock", "metadata": {"name": "l"}, "spec": {"target": {"user": "alice"}, "message": "on leave"}}
         changes: tuple[tuple[Any, str], ...] = (

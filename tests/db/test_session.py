@@ -326,7 +326,7 @@ class DecisionTests(AgentCase):
         """A name that the server would cut, and one of two, is decided on by nobody."""
         long = "a" * 63
         self.agent.allow(db_names=[long, f"{long}-allowed", "other"])
-        self.failed(self.attempt(startup(database=f"{long}-allowed")), "42501", "71 bytes")
+        self.refused(self.attempt(startup(database=f"{long}-allowed")), "42501", "71 bytes")
         self.setUp()
         body = b"\x00\x03\x00\x00" + b"user\0app\0database\0shop\0database\0other\0\0"
         self.agent.allow(db_names=["shop", "other"])

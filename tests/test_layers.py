@@ -29,6 +29,7 @@ FLOORS = {
     "clienthello": 1,
     "alpn": 1,
     "hostport": 1,
+    "amazon": 1,
     "audit": 2,
     "audit.__init__": 1,  # runs before audit.events does
     "audit.events": 1,

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 import attrs
 
+from teleport_db.amazon import parse_region
 from teleport_db.config import values
-from teleport_db.config.model import AUTH_PORT, Address, Config, Database
+from teleport_db.config.amazon import check_region
+from teleport_db.config.model import AUTH_PORT, Address, Amazon, Config, Database
 from teleport_db.errors import ConfigError
 
 T = TypeVar("T")
@@ -103,12 +105,15 @@ def _with_database(config: Config, flags: Flags) -> Config:
     if not flags.db_uri:
         raise ConfigError("--db-uri is missing", source="--db-name")
     labels = _read_some("--labels", flags.labels, values.parse_labels)
+    uri = _read_some("--db-uri", flags.db_uri, values.parse_address)
+    aws = Amazon(region=_read("--db-aws-region", flags.db_aws_region, parse_region) or "")
+    _read_some("--db-aws-region", "", lambda _: check_region(aws, uri))
     database = Database(
         name=_read_some("--db-name", flags.db_name, values.parse_service_name),
         protocol=_read_some("--db-protocol", flags.db_protocol or "postgres", values.parse_protocol),
-        uri=_read_some("--db-uri", flags.db_uri, values.parse_address),
+        uri=uri,
         ca_cert_file=flags.db_ca_cert,
-        aws_region=flags.db_aws_region,
+        aws=aws,
         static_labels=labels.static,
         dynamic_labels=labels.dynamic,
     )

@@ -60,6 +60,7 @@ PROXY = [
     "peer_listen_addr",
     "trust_x_forwarded_for",
 ]
-DB = ["resources", "aws", "azure"]
+DB = ["azure"]
 DATABASE = ["gcp", "azure", "tls", "mysql", "ad", "mongo", "oracle", "admin_user"]
-AWS = ["redshift", "rds", "iam_policy", "secret_store", "elasticache", "memorydb", "account_id"]
+AWS_TYPES = ["rdsproxy", "redshift", "redshift-serverless", "elasticache", "memorydb", "opensearch", "ec2", "eks"]
+AWS = ["redshift", "iam_policy", "secret_store", "elasticache", "memorydb", "account_id"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from teleport_db.amazon import Kind, parse_endpoint
 from teleport_db.errors import ConfigError
 from teleport_db.hostport import host_port
 
@@ -81,14 +82,33 @@ class PasswordLogin:
 
 
 @attrs.frozen
+class Amazon:
+    """A database of Amazon's, and the AWS identity to log in to it with: ``databases[].aws``.
+
+    :param region: "" where the endpoint's name has it.
+    :param assume_role_arn: a role to take before anything is asked of AWS.
+    :param external_id: what that role's trust policy wants to hear.
+    :param resource_id: ``db-...``, ``cluster-...`` or ``prx-...``, where it cannot be looked up.
+    """
+
+    region: str = ""
+    assume_role_arn: str = ""
+    external_id: str = attrs.field(default="", repr=False)
+    instance_id: str = ""
+    cluster_id: str = ""
+    resource_id: str = ""
+
+
+@attrs.frozen
 class Database:
     """One database service.
 
     :param name: a DNS-1035 label.
     :param ca_cert_file: a PEM file that the server's certificate is verified with; "" for
-        the cluster's own authority (the system's roots where ``aws_region`` is set).
-    :param aws_region: set for RDS and Aurora, whose password is an IAM token.
+        the cluster's own authority, or Amazon's for :attr:`amazon`.
+    :param aws: what the configuration says of RDS and Aurora; :attr:`amazon` is what follows from it.
     :param credentials: set where database users have passwords; no certificate is shown then.
+    :param ca_cert: the same as ``ca_cert_file`` as PEM itself, for what did not come out of a file.
     """
 
     name: str
@@ -96,10 +116,45 @@ class Database:
     description: str = ""
     protocol: str = "postgres"
     ca_cert_file: str = ""
-    aws_region: str = ""
+    ca_cert: str = ""
+    aws: Amazon = Amazon()
     credentials: PasswordLogin | None = None
     static_labels: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_mapping)
     dynamic_labels: Mapping[str, DynamicLabel] = attrs.field(factory=dict, converter=frozen_mapping)
+
+    @property
+    def amazon(self) -> Amazon | None:
+        """Set where the password is an IAM token: :attr:`aws`, completed by what the endpoint's name says."""
+        endpoint = parse_endpoint(self.uri.host)
+        if self.credentials is not None or (not self.aws.region and endpoint is None):
+            return None
+        if endpoint is None:
+            return self.aws
+        instance = endpoint.name if endpoint.kind is Kind.INSTANCE else ""
+        cluster = endpoint.name if endpoint.kind in (Kind.CLUSTER, Kind.READER) else ""
+        return attrs.evolve(
+            self.aws,
+            region=self.aws.region or endpoint.region,
+            instance_id=self.aws.instance_id or instance,
+            cluster_id=self.aws.cluster_id or cluster,
+        )
+
+
+@attrs.frozen
+class AmazonDiscovery:
+    """Databases to find by what AWS says of them: one entry of ``db_service.aws``.
+
+    :param types: only ``rds`` so far.
+    :param tags: by key, the values that are wanted; ``*`` stands for any, as a key too.
+    :param period: seconds from one look to the next.
+    """
+
+    types: tuple[str, ...] = ("rds",)
+    regions: tuple[str, ...] = ()
+    tags: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict, converter=frozen_mapping)
+    assume_role_arn: str = ""
+    external_id: str = attrs.field(default="", repr=False)
+    period: float = 300.0
 
 
 @attrs.frozen
@@ -209,10 +264,24 @@ class ProxyService:
 
 @attrs.frozen
 class DatabaseService:
-    """The section ``db_service``."""
+    """The section ``db_service``.
+
+    :param resources: by their labels, the databases registered in the cluster that are served too.
+    :param resource_commands: whether commands of such databases' dynamic labels are run on this machine.
+    :param auth_away: ``best_effort`` lets new sessions in while auth is away, ``strict`` none.
+    :param auth_away_max_age: seconds that may have passed since auth was heard of.
+    :param aws: where to look for more databases.
+    :param rds_ca_url: what takes the place of Amazon's own for the bundles of its authorities.
+    """
 
     enabled: bool = False
     databases: tuple[Database, ...] = ()
+    resources: tuple[Mapping[str, tuple[str, ...]], ...] = ()
+    resource_commands: bool = False
+    auth_away: str = "best_effort"
+    auth_away_max_age: float = 3600.0
+    aws: tuple[AmazonDiscovery, ...] = ()
+    rds_ca_url: str = ""
 
 
 @attrs.frozen
@@ -248,9 +317,10 @@ def check(config: Config, source: str = "") -> None:
     """
     if not (config.auth.enabled or config.proxy.enabled or config.db.enabled):
         raise ConfigError("no service is enabled: nothing to start", source=source)
-    if config.db.enabled and not config.db.databases:
+    if config.db.enabled and not (config.db.databases or config.db.resources or config.db.aws):
         raise ConfigError(
-            "list at least one database here, or give --db-name, --db-protocol and --db-uri",
+            "list at least one database here, or give --db-name, --db-protocol and --db-uri;"
+            " db_service.resources takes those that are registered in the cluster",
             source=source,
             path="db_service.databases",
         )

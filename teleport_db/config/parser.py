@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from teleport_db.config import later, values
+from teleport_db.config.amazon import amazon_discovery, amazon_login, ca_url, check_region
 from teleport_db.config.credentials import password_login
 from teleport_db.config.durations import parse_duration
 from teleport_db.config.model import (
@@ -21,6 +22,7 @@ from teleport_db.config.model import (
     TUNNEL_PORT,
     WEB_PORT,
     Address,
+    Amazon,
     Authentication,
     AuthService,
     Config,
@@ -97,7 +99,7 @@ _database_keys: Reader[dict[str, Any]] = section(
         "protocol": scalar(values.parse_protocol),
         "uri": _address(None),
         "ca_cert_file": scalar(nonempty),
-        "aws": section(dict, {"region": scalar(nonempty)}, later=later.AWS),
+        "aws": amazon_login,
         "credentials": password_login,
         "labels": _labels,
         "static_labels": _labels,
@@ -120,8 +122,12 @@ _database_keys: Reader[dict[str, Any]] = section(
 
 def _database(node: Node) -> Database:
     found = _database_keys(node)
-    if "credentials" in found and found.get("aws", {}).get("region"):
-        raise node.entries["credentials"][0].error("aws.region means IAM tokens: one of the two, not both")
+    if "credentials" in found and "aws" in found:
+        raise node.entries["credentials"][0].error("aws means IAM tokens: one of the two, not both")
+    try:
+        check_region(found.get("aws", Amazon()), found["uri"])
+    except ValueError as error:
+        raise node.entries["aws"][1].error(str(error)) from None
     labels: dict[str, str | DynamicLabel] = {}
     for key in ("labels", "static_labels", "dynamic_labels"):
         for name, value in found.pop(key, ()):
@@ -129,8 +135,7 @@ def _database(node: Node) -> Database:
                 raise node.entries[key][0].error(f"label {name} is given twice")
             labels[name] = value
     return Database(
-        **{key: value for key, value in found.items() if key != "aws"},
-        aws_region=found.get("aws", {}).get("region", ""),
+        **found,
         static_labels={name: value for name, value in labels.items() if isinstance(value, str)},
         dynamic_labels={name: value for name, value in labels.items() if isinstance(value, DynamicLabel)},
     )
@@ -145,6 +150,31 @@ def _databases(node: Node) -> tuple[Database, ...]:
             raise at.error(f"{database.name} is the name of another database (line {lines[database.name]})")
         lines[database.name] = item.line
     return databases
+
+
+_selector_keys: Reader[dict[str, Any]] = section(
+    dict, {"labels": lambda node: node}, later=("aws",), required=("labels",)
+)
+
+
+def _resource_selector(node: Node) -> dict[str, tuple[str, ...]]:
+    """``labels: {env: [dev, stage], team: "*"}``: which of the registered databases are served."""
+    from teleport_db.config.databases import selector  # takes a while, and few files have one
+
+    labels: Node = _selector_keys(node)["labels"]
+    if labels.kind != "mapping" or not labels.entries:
+        raise labels.error("labels are a mapping, as in env: dev, or '*': '*' for every database")
+    found = {}
+    for key, (at, value) in labels.entries.items():
+        texts = many(scalar(nonempty))(value)
+        try:
+            if key != "*":
+                values.parse_label_key(key)
+            selector({key: texts})
+        except ValueError as error:
+            raise at.error(str(error)) from None
+        found[key] = texts
+    return found
 
 
 # Sections with a rule of their own
@@ -242,7 +272,20 @@ _SECTIONS: dict[str, Reader[Any]] = {
     "teleport": _teleport,
     "auth_service": _auth,
     "proxy_service": _proxy,
-    "db_service": section(DatabaseService, {"enabled": scalar(boolean), "databases": _databases}, later=later.DB),
+    "db_service": section(
+        DatabaseService,
+        {
+            "enabled": scalar(boolean),
+            "databases": _databases,
+            "resources": listed(_resource_selector),
+            "resource_commands": scalar(boolean),
+            "auth_away": scalar(choice(same("best_effort", "strict"))),
+            "auth_away_max_age": scalar(parse_duration),
+            "aws": listed(amazon_discovery),
+            "rds_ca_url": ca_url,
+        },
+        later=later.DB,
+    ),
     "ssh_service": _switched_off("the SSH service"),
     "app_service": _switched_off("the application service"),
     "kubernetes_service": _switched_off("the Kubernetes service"),

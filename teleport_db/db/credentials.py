@@ -158,10 +158,10 @@ class AmazonCredentials:
                 "check the AWS credentials of its agent",
                 detail=str(error),
             ) from error
-        return Credentials(context, token.encode(), name=f"an IAM token of {database.aws_region}")
+        return Credentials(context, token.encode(), name=f"an IAM token of {database.aws.region}")
 
     def _token(self, database: Database, user: str) -> str:
-        region = database.aws_region
+        region = database.aws.region
         if region not in self._clients:
             import boto3  # takes a third of a second, and only databases of Amazon need it
 
@@ -187,7 +187,7 @@ class ByKind:
         source = self._certificates
         if database.credentials is not None:
             source = self._passwords
-        elif database.aws_region:
+        elif database.amazon is not None:
             source = self._amazon
         answer: Deferred[Credentials] = source.credentials_for(database, user)
         return answer

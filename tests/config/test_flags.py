@@ -57,7 +57,7 @@ class FlagTests(SynchronousTestCase):
         )
         check(config)
         self.assertTrue(config.auth.enabled and config.proxy.enabled and config.db.enabled)
-        self.assertEqual(config.db.databases[0].aws_region, "us-west-1")
+        self.assertEqual(config.db.databases[0].aws.region, "us-west-1")
 
     def test_guide_agent(self) -> None:
         """The database service with flags alone."""

@@ -164,7 +164,7 @@ REFUSED: list[tuple[str, int, str, str]] = [
         "'gss' is not supported",
     ),
     (
-        database("aws: {region: x}", "credentials: {password_env: P}"),
+        database("aws: {region: us-east-1}", "credentials: {password_env: P}"),
         8,
         "db_service.databases[0].credentials",
         "one of the two",
@@ -211,7 +211,7 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(parse((CONF / "auth-proxy.yaml").read_text(), ""), parse(AUTH_PROXY, ""))
         (aurora,) = parse((CONF / "db.yaml").read_text(), "").db.databases
         self.assertEqual(
-            (aurora.name, aurora.aws_region, dict(aurora.static_labels)), ("aurora", "us-east-1", {"env": "dev"})
+            (aurora.name, aurora.aws.region, dict(aurora.static_labels)), ("aurora", "us-east-1", {"env": "dev"})
         )
 
     def test_example_credentials(self) -> None:

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from teleport_db.certs.keys import load_public, pem
-from teleport_db.config.model import Database, PasswordLogin, Secret
+from teleport_db.config.model import Amazon, Database, PasswordLogin, Secret
 from teleport_db.config.values import Address
 from teleport_db.db import credentials
 from teleport_db.db.credentials import AmazonCredentials, ByKind, CertificateCredentials
@@ -142,7 +142,7 @@ class AmazonTests(SynchronousTestCase):
         """What the AWS library says stays in the log."""
         source = AmazonCredentials(in_thread=lambda *_: fail(RuntimeError("AKIA secret")), read_file=lambda path: b"")
         verifyObject(ICredentialSource, source)
-        database = Database("rds", AURORA.uri, aws_region="eu-west-1")
+        database = Database("rds", AURORA.uri, aws=Amazon(region="eu-west-1"))
         failure = self.failureResultOf(source.credentials_for(database, "app"), DatabaseUnreachable)
         self.assertNotIn("AKIA", str(failure.value))
 
@@ -150,7 +150,7 @@ class AmazonTests(SynchronousTestCase):
         """The token is the password, made anew each time, and does not print."""
         tokens = iter(["token 1", "token 2"])
         source = AmazonCredentials(in_thread=lambda *_: succeed(next(tokens)), read_file=lambda path: b"")
-        database = Database("rds", AURORA.uri, aws_region="eu-west-1")
+        database = Database("rds", AURORA.uri, aws=Amazon(region="eu-west-1"))
         first = self.successResultOf(source.credentials_for(database, "app"))
         second = self.successResultOf(source.credentials_for(database, "app"))
         self.assertEqual((first.password, second.password), (b"token 1", b"token 2"))
@@ -169,7 +169,7 @@ class AmazonTests(SynchronousTestCase):
 
         kinds = ByKind(Source("certificate"), Source("token"), Source("password"))
         self.assertEqual(self.successResultOf(kinds.credentials_for(AURORA, "app")), "certificate")
-        database = Database("rds", AURORA.uri, aws_region="eu-west-1")
+        database = Database("rds", AURORA.uri, aws=Amazon(region="eu-west-1"))
         self.assertEqual(self.successResultOf(kinds.credentials_for(database, "app")), "token")
         database = Database("old", AURORA.uri, credentials=PasswordLogin(Secret("/password")))
         self.assertEqual(self.successResultOf(kinds.credentials_for(database, "app")), "password")

@@ -45,15 +45,16 @@ class ConfigError(TeleportDBError):
     :param message: what is wrong and what to do.
     :param source: the file, or ``--flag``.
     :param line: the line in the file, counted from 1; 0 when there is none.
+    :param column: the column in that line, counted from 1; 0 when nobody asks for it.
     :param path: the key's path, as ``db_service.databases[0].uri``.
     """
 
     status = 400
     code = "config"
 
-    def __init__(self, message: str, *, source: str = "", line: int = 0, path: str = "") -> None:
-        self.message, self.source, self.line, self.path = message, source, line, path
-        where = f"{source}:{line}" if line else source
+    def __init__(self, message: str, *, source: str = "", line: int = 0, column: int = 0, path: str = "") -> None:
+        self.message, self.source, self.line, self.column, self.path = message, source, line, column, path
+        where = ":".join([source, *(str(number) for number in (line, column) if number)])
         super().__init__(": ".join(part for part in (where, path, message) if part))
 
 
@@ -79,6 +80,12 @@ class AuthenticationFailed(TeleportDBError):
     status = 401
     code = "unauthenticated"
     default = "authentication failed"
+
+
+class SecondFactorRequired(AuthenticationFailed):
+    """It is known who asks, and a one-time code has to say that somebody is there; ask again with one."""
+
+    code = "mfa_required"
 
 
 class AccessDenied(TeleportDBError):
@@ -188,6 +195,7 @@ BY_CODE: dict[str, type[TeleportDBError]] = {
     for cls in (
         RemoteProtocolError,
         AuthenticationFailed,
+        SecondFactorRequired,
         AccessDenied,
         NoSuchDatabase,
         AgentOffline,

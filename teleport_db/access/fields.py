@@ -13,6 +13,7 @@ from teleport_db.access.matching import compile_pattern, is_pattern
 from teleport_db.access.templates import parse_entry
 from teleport_db.config.durations import parse_duration
 from teleport_db.config.values import did_you_mean, parse_label_key, shown
+from teleport_db.config.yamltext import Node, joined_path
 from teleport_db.errors import ConfigError
 
 _ROLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:+-]{0,127}")
@@ -29,15 +30,27 @@ def whole(texts: Iterable[str]) -> tuple[str, ...]:
 
 @attrs.frozen
 class Field:
-    """A value; None stands for one that is not there."""
+    """A value; None stands for one that is not there.
+
+    :param node: where it stands in a file, if it comes from one; for what is not there, where it would belong.
+    """
 
     value: Any
     source: str
     path: str = ""
+    node: Node | None = attrs.field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, resource: object, source: str) -> Field:
+        """The whole of a resource: plain values, or the tree of a file."""
+        if isinstance(resource, Node):
+            return cls(resource.value(), resource.source, node=resource)
+        return cls(resource, source)
 
     def error(self, message: str) -> ConfigError:
         """A ConfigError about this place."""
-        return ConfigError(message, source=self.source, path=self.path)
+        line, column = (self.node.line, self.node.column) if self.node else (0, 0)
+        return ConfigError(message, source=self.source, line=line, column=column, path=self.path)
 
     @property
     def present(self) -> bool:
@@ -60,16 +73,20 @@ class Field:
         """This, after every key was found to be one of ``known``."""
         for key in self.names():
             if key in later.split():
-                raise self.get(key).error("is not supported by this version")
+                raise self._key(key).error("is not supported by this version")
             if key not in known:
-                raise self.get(key).error(f"unknown key{did_you_mean(key, known)}")
+                raise self._key(key).error(f"unknown key{did_you_mean(key, known)}")
         return self
 
     def get(self, key: str) -> Field:
         """What is at ``key``, there or not."""
-        shown_key = key if len(key) <= 64 and key.isprintable() else repr(key[:64])
-        path = f"{self.path}.{shown_key}" if self.path else shown_key
-        return Field((self.value or {}).get(key), self.source, path)
+        there = self.node.entries.get(key) if self.node else None
+        node = there[1] if there else self.node
+        return Field((self.value or {}).get(key), self.source, joined_path(self.path, key), node)
+
+    def _key(self, key: str) -> Field:
+        """The key itself, not what is at it."""
+        return attrs.evolve(self.get(key), node=self.node.entries[key][0] if self.node else None)
 
     def need(self, key: str) -> Field:
         """What is at ``key``; its absence is refused."""
@@ -88,7 +105,11 @@ class Field:
             return [self]
         if len(self.value) > ENTRY_LIMIT:
             raise self.error(f"{len(self.value)} entries are too many: {ENTRY_LIMIT} at most")
-        return [Field(value, self.source, f"{self.path}[{index}]") for index, value in enumerate(self.value)]
+        nodes = self.node.items if self.node else [None] * len(self.value)
+        return [
+            Field(value, self.source, f"{self.path}[{index}]", node)
+            for index, (value, node) in enumerate(zip(self.value, nodes, strict=True))
+        ]
 
     def text(self, default: str | None = None) -> str:
         """A text; a whole number is taken for one, what YAML made of yes and no is not."""

@@ -21,6 +21,7 @@ import attrs
 from teleport_db.access.fields import Field, whole
 from teleport_db.config.durations import format_duration
 from teleport_db.config.model import frozen_mapping
+from teleport_db.config.yamltext import Node
 
 KIND, VERSION = "role", "v3"
 
@@ -105,13 +106,13 @@ class Role:
     labels: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_mapping)
 
 
-def parse_role(resource: Mapping[str, Any], where: str = "") -> Role:
-    """The role that ``resource`` describes.
+def parse_role(resource: Mapping[str, Any] | Node, where: str = "") -> Role:
+    """The role that ``resource`` describes: plain values, or a document of a file.
 
-    :param where: the file or the request it came from, for errors.
-    :raises ConfigError: with the path of the key that cannot be taken.
+    :param where: the file or the request it came from, for errors; a document knows its own.
+    :raises ConfigError: with the path of what cannot be taken, in a document with line and column too.
     """
-    top = Field(resource, where).keys("kind", "version", "metadata", "spec")
+    top = Field.of(resource, where).keys("kind", "version", "metadata", "spec")
     top.need("kind").word((KIND,))
     top.need("version").word((VERSION,), later=("v1", "v2", "v4", "v5", "v6", "v7", "v8"))
     metadata = top.need("metadata").keys("name", "description", "labels", "expires", "revision", "id", "namespace")

@@ -155,6 +155,7 @@ def _reference(text: str, *, named: bool = False) -> tuple[str, str]:
 
 def _read_resources(text: str, source: str) -> list[tuple[str, int, dict[str, Any]]]:
     """Every resource of a file with its place; all are looked at before the first is sent."""
+    from teleport_db.access import parse_role
     from teleport_db.config import load_documents
 
     found = []
@@ -165,6 +166,8 @@ def _read_resources(text: str, source: str) -> list[tuple[str, int, dict[str, An
             raise ConfigError("not a resource: kind and metadata are needed", source=source, line=document.line)
         if not isinstance(metadata.get("name"), str) or not metadata["name"]:
             raise ConfigError("the name is missing", source=source, line=document.line, path="metadata.name")
+        if value["kind"] == "role":
+            parse_role(document.node)  # auth would say what is wrong as well, but not where in the file
         value["kind"] = KINDS.get(value["kind"], value["kind"])
         found.append((source, document.line, value))
     if not found:

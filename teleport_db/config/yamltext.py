@@ -73,10 +73,11 @@ class Node:
 
 @attrs.frozen
 class Document:
-    """One document of a file of resources: its first line and its plain value."""
+    """One document of a file of resources: its first line, its plain value, and its tree."""
 
     line: int
     value: Any
+    node: Node
 
 
 def compose(text: str, source: str) -> Node | None:
@@ -95,7 +96,7 @@ def load_documents(text: str, source: str) -> list[Document]:
 
     :raises ConfigError: as :func:`compose`.
     """
-    return [Document(node.line, node.value()) for node in _documents(text, source) if not node.is_null]
+    return [Document(node.line, node.value(), node) for node in _documents(text, source) if not node.is_null]
 
 
 def _documents(text: str, source: str) -> Iterator[Node]:
@@ -158,13 +159,14 @@ def _node(event: Any, events: Iterator[yaml.Event], source: str, path: str, dept
             raise key.error("a key is a word, not a list or a mapping")
         if key.text in entries:
             first = entries[key.text][0].line
-            raise attrs.evolve(key, path=_joined(path, key.text)).error(f"given twice (first in line {first})")
-        value = _node(next(events), events, source, _joined(path, key.text), depth + 1)
+            raise attrs.evolve(key, path=joined_path(path, key.text)).error(f"given twice (first in line {first})")
+        value = _node(next(events), events, source, joined_path(path, key.text), depth + 1)
         entries[key.text] = (attrs.evolve(key, path=value.path), value)
     return Node("mapping", source, path, line, column, entries=entries)
 
 
-def _joined(path: str, key: str) -> str:
+def joined_path(path: str, key: str) -> str:
+    """The path of ``key`` below ``path``; in quotes where it could be read as another one."""
     step = key if _PLAIN_KEY.fullmatch(key) else repr(key[:64])
     return f"{path}.{step}" if path else step
 

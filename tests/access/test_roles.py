@@ -101,7 +101,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
     ("spec.allow.db_labels", ["a"], "", "a mapping belongs here"),
     ("spec.allow.db_labels", {"a": []}, "spec.allow.db_labels.a", "a value is missing"),
     ("spec.allow.db_labels", {"*": "a"}, "spec.allow.db_labels.*", "takes the value"),
-    ("spec.allow.db_labels", {"a b": "a"}, "spec.allow.db_labels.a b", "not a label's name"),
+    ("spec.allow.db_labels", {"a b": "a"}, "spec.allow.db_labels.'a b'", "not a label's name"),
     ("spec.allow.db_labels", {1: "a"}, "spec.allow.db_labels", "put quotes around it"),
     ("spec.allow.db_labels", {"a": "^("}, "spec.allow.db_labels.a", "begins with"),
     ("spec.allow.db_labels", {"a": "^($"}, "spec.allow.db_labels.a", "not a regular expression"),
@@ -184,6 +184,30 @@ class RoleTests(SynchronousTestCase):
             self.assertEqual((error.source, error.path), ("r.yaml", where or path), str(error))
             self.assertIn(message, error.message)
             self.assertNotIn("\n", str(error))
+
+    def test_place(self) -> None:
+        """From a file of several documents: its line and column in the file."""
+        table = [
+            ("db_names: [main", "db_nmes: [main", "18:5: spec.allow.db_nmes: unknown key (did you mean db_names?)"),
+            ("[main, x]", "[main, yes]", "18:22: spec.allow.db_names[1]: a text belongs here, not bool"),
+            ("env: dev", "env: ^(", "17:22: spec.allow.db_labels.env: '^(': a regular expression begins with ^"),
+            ("metadata: {name: b}", "metadata: {}", "14:11: metadata.name: is missing"),
+            ("version: v3\nmetadata: {name: b", "metadata: {name: b", "12:1: version: is missing"),
+            ("options: {max_session_ttl: 8h}", "options: 8", "19:12: spec.options: a mapping belongs here"),
+            ("allow:", "alow:", "16:3: spec.alow: unknown key (did you mean allow?)"),
+        ]
+        second = (
+            "kind: role\nversion: v3\nmetadata: {name: b}\nspec:\n  allow:\n    db_labels: {env: dev}\n"
+            "    db_names: [main, x]\n  options: {max_session_ttl: 8h}\n"
+        )
+        for old, new, expected in table:
+            text = f"{GUIDE}---\n{second.replace(old, new, 1)}"
+            document = load_documents(text, "r.yaml")[1]
+            error = self.assertRaises(ConfigError, parse_role, document.node)
+            self.assertTrue(str(error).startswith(f"r.yaml:{expected}"), str(error))
+            self.assertRaises(ConfigError, parse_role, document.value)
+        good = load_documents(f"{GUIDE}---\n{second}", "r.yaml")[1]
+        self.assertEqual(parse_role(good.node), parse_role(good.value))
 
     def test_not_a_mapping(self) -> None:
         """Anything at all may be sent."""

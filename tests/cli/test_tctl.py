@@ -284,13 +284,18 @@ class ResourceTests(TctlTestCase):
         self.fails(self.tctl("create", "-f", "r.yaml"), "r.yaml:12")
         (self.home / "r.yaml").write_text(f"{ROLE}---\nkind: [\n")
         self.fails(self.tctl("create", "-f", "r.yaml"), "r.yaml")
+        (self.home / "r.yaml").write_text(f"{ROLE}---\n{ROLE.replace('db_names', 'db_nmaes')}")
+        said = self.fails(
+            self.tctl("create", "-f", "r.yaml"), "spec.allow.db_nmaes: unknown key (did you mean db_names?)"
+        )
+        self.assertRegex(said, r"r\.yaml:\d+:5: ")
         self.assertEqual(self.cluster.resources["role"], {})
         self.fails(self.tctl("create", "-f", "none.yaml"), "none.yaml")
         self.fails(self.tctl("create"), "tctl create -f FILE", code=2)
 
     def test_refused_by_the_server(self) -> None:
         """The server's reason, at the document's place."""
-        (self.home / "r.yaml").write_text("kind: role\nmetadata: {name: x}\n")
+        (self.home / "r.yaml").write_text("kind: user\nmetadata: {name: x}\n")
         self.fails(self.tctl("create", "-f", "r.yaml"), "r.yaml:1", "spec is missing")
 
     def test_get(self) -> None:

@@ -79,6 +79,9 @@ class Identity:
     :param usage: one of :data:`USAGES` for a user, empty for a host.
     :param route: goes with usage ``database``.
     :param scope: the database services a host may serve; None is any.
+    :param mfa: of usage ``database``: a one-time code was asked for just then.  Such a certificate lives for a
+        minute, and a session that it opened goes on until
+    :param login_expires: the end of the login, seconds since the epoch; 0 without ``mfa``.
     """
 
     kind: Kind
@@ -89,6 +92,8 @@ class Identity:
     usage: str = ""
     route: DatabaseRoute | None = None
     scope: tuple[str, ...] | None = attrs.field(default=None, converter=_scope_of)
+    mfa: bool = False
+    login_expires: int = 0
 
 
 def auth_name(cluster: str) -> str:
@@ -123,6 +128,8 @@ def to_extension(identity: Identity) -> x509.UnrecognizedExtension:
         fields["route"] = attrs.asdict(identity.route)
     if identity.scope is not None:
         fields["scope"] = list(identity.scope)
+    if identity.mfa or identity.login_expires:
+        fields |= {"mfa": identity.mfa, "login_expires": identity.login_expires}
     value = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
     try:
         _read(value)
@@ -161,6 +168,9 @@ def _read(value: bytes) -> Identity:
     if kind not in ("user", "host"):
         raise ValueError("kind is neither user nor host")
     route, scope = fields.pop("route", None), fields.pop("scope", None)
+    mfa, login_expires = fields.pop("mfa", False), fields.pop("login_expires", 0)
+    if not isinstance(mfa, bool) or isinstance(login_expires, bool) or not isinstance(login_expires, int):
+        raise ValueError("mfa is no truth value, or login_expires no number")
     traits = _object(fields.pop("traits", {}), "traits")
     identity = Identity(
         kind=kind,
@@ -171,6 +181,8 @@ def _read(value: bytes) -> Identity:
         usage=_text(fields.pop("usage", ""), "usage", empty=True),
         route=None if route is None else _route(route),
         scope=None if scope is None else _texts(scope, "scope"),
+        mfa=mfa,
+        login_expires=login_expires,
     )
     if fields:
         raise ValueError(f"it has unknown fields: {', '.join(sorted(fields))}")
@@ -191,6 +203,8 @@ def _check(identity: Identity) -> None:
             raise ValueError("a user's usage is one of " + ", ".join(USAGES))
         if (identity.route is not None) != (identity.usage == "database"):
             raise ValueError("a route goes with the usage database, and only with it")
+    if identity.mfa != (identity.login_expires > 0) or (identity.mfa and identity.usage != "database"):
+        raise ValueError("mfa and login_expires go together, with the usage database")
 
 
 def _route(value: Any) -> DatabaseRoute:

@@ -30,6 +30,9 @@ CODES: dict[str, str] = {
     "mfa.delete": "T1007I",
     "client.disconnect": "T3006I",
     "reset_password_token.create": "T6000I",
+    "recovery_code.generated": "T1008I",
+    "recovery_code.used": "T1009I",
+    "mfa_auth_challenge.validate": "T1016I",
     "trusted_cluster.create": "T7000I",
     "trusted_cluster.delete": "T7001I",
     "role.created": "T9000I",
@@ -54,3 +57,5 @@ FAILURE_CODES: dict[str, str] = {
     "session.rejected": "T1006W",
     "instance.join": "TJ002E",
 }
+    "user.password_change": "T1005W",
+    "mfa_auth_challenge.validate": "T1016W",

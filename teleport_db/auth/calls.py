@@ -10,18 +10,10 @@ from teleport_db.api.resources import Resource, check_kind, check_name, read
 from teleport_db.auth import body as fields
 from teleport_db.auth.routes import Caller
 from teleport_db.auth.server import AuthServer
-from teleport_db.auth.signing import (
-    DATABASE_SERVER_TTL,
-    FILE_TTL,
-    MAX_DATABASE_SERVER_TTL,
-    MAX_FILE_TTL,
-    Signed,
-    bounded_ttl,
-)
+from teleport_db.auth.signing import DATABASE_SERVER_TTL, MAX_DATABASE_SERVER_TTL, Signed, bounded_ttl
 from teleport_db.auth.times import rfc3339, seconds_of
-from teleport_db.auth.users import User
 from teleport_db.errors import AccessDenied, BadRequest, NotFound
-from teleport_db.identity import DatabaseRoute, Identity
+from teleport_db.identity import Identity
 
 #: Events of one shipment, and of one answer to a search.
 MAX_EVENTS, MAX_FOUND = 2000, 10_000
@@ -50,6 +42,12 @@ class Call:
         if identity is None or identity.kind != "host" or self.caller.is_admin:
             raise AccessDenied("only a host does this, for itself")
         return identity
+
+    def own(self) -> str:
+        """The name of the user who calls; AccessDenied for hosts, which have no second factors."""
+        if self.caller.user is None:
+            raise AccessDenied("only a user does this, for itself; an administrator makes a reset")
+        return self.caller.user.name
 
     def whole(self, name: str) -> int | None:
         """A number of the query."""
@@ -103,16 +101,49 @@ class Calls:
             call.parameters["token"],
             fields.text(call.body, "password"),
             fields.text(call.body, "otp", "", limit=64),
+            address=fields.address(call.body, "client_address", call.caller.address),
         )
 
     async def change_password(self, call: Call) -> dict[str, Any]:
-        user = call.caller.user
-        if user is None:
+        """A user's own, with a certificate; or anybody's who knows the old one, at a proxy."""
+        caller = call.caller
+        if caller.user is not None:
+            name, address = caller.user.name, caller.address
+        elif caller.is_admin:
             raise AccessDenied("only a user does this; an administrator makes a reset")
-        proof = (fields.text(call.body, "old"), fields.text(call.body, "otp", "", limit=64))
-        new = fields.text(call.body, "password")
-        await self._server.logins.change(user.name, proof, new, address=call.caller.address)
-        return {"user": user.name}
+        else:
+            name = fields.text(call.body, "user")
+            address = fields.address(call.body, "client_address", caller.address)
+        old, new = fields.text(call.body, "old"), fields.text(call.body, "password")
+        code = fields.text(call.body, "otp", "", limit=64)
+        await self._server.logins.change(name, old, code, new, address=address)
+        return {"user": name}
+
+    # Second factors, each user's own.
+
+    async def list_devices(self, call: Call) -> dict[str, Any]:
+        return await self._server.devices.listing(call.own())
+
+    async def begin_device(self, call: Call) -> dict[str, Any]:
+        return await self._server.devices.begin(
+            call.own(),
+            fields.text(call.body, "name", "", limit=64),
+            password=fields.text(call.body, "password", ""),
+            code=fields.text(call.body, "otp", "", limit=64),
+            address=call.caller.address,
+        )
+
+    async def confirm_device(self, call: Call) -> dict[str, Any]:
+        code = fields.text(call.body, "otp", limit=64)
+        return await self._server.devices.confirm(call.own(), code, address=call.caller.address)
+
+    async def remove_device(self, call: Call) -> dict[str, Any]:
+        name, code = fields.text(call.body, "name", limit=64), fields.text(call.body, "otp", "", limit=64)
+        return await self._server.devices.remove(call.own(), name, code=code, address=call.caller.address)
+
+    async def renew_recovery_codes(self, call: Call) -> dict[str, Any]:
+        code = fields.text(call.body, "otp", "", limit=64)
+        return await self._server.devices.renew(call.own(), code=code, address=call.caller.address)
 
     # Hosts.
 
@@ -164,36 +195,16 @@ class Calls:
 
     async def sign_user(self, call: Call) -> dict[str, Any]:
         """A certificate of the caller's own for one database service, never longer than the caller's."""
-        user = call.caller.user
-        if user is None:
-            raise BadRequest("only a user has databases; sign an identity file for it instead")
-        server = self._server
-        asked = fields.mapping(call.body.get("route"), "route")
-        service = fields.text(asked, "service", limit=64)
-        announced = await server.presence.visible_to(service, call.caller.roles, user.traits)
-        route = DatabaseRoute(
-            cluster=server.cluster_name,
-            service=announced.name,
-            user=fields.text(asked, "user", "", limit=256),
-            database=fields.text(asked, "database", "", limit=256),
-            protocol=announced.protocol,
-        )
-        left = call.caller.expires - server.clock.seconds()
-        identity = self._identity(user, usage="database", route=route)
-        ttl = min(fields.number(call.body, "ttl", 0) or left, left)
-        signed = server.signing.user(identity, fields.text(call.body, "public_key"), ttl)
-        await self._signed(call, "user", signed.expires, usage="database", db_service=service)
+        identity, signed = await self._server.certificates.database(call.caller, call.body)
+        assert identity.route is not None
+        more = {"mfa": True} if identity.mfa else {}
+        await self._signed(call, "user", signed.expires, usage="database", db_service=identity.route.service, **more)
         return self._for_user(signed)
 
     async def sign_identity(self, call: Call) -> dict[str, Any]:
-        """A user's identity file: full powers of that user, so it takes an administrator."""
-        server = self._server
-        name = fields.text(call.body, "user", limit=64)
-        user = await server.users.find(name)
-        ttl = bounded_ttl(fields.number(call.body, "ttl", 0), FILE_TTL, MAX_FILE_TTL)
-        identity = self._identity(user, usage="file")
-        signed = server.signing.user(identity, fields.text(call.body, "public_key"), ttl)
-        await self._signed(call, "user", signed.expires, usage="file", name=name)
+        """A user's identity file."""
+        identity, signed = await self._server.certificates.file(call.body)
+        await self._signed(call, "user", signed.expires, usage="file", name=identity.name)
         return self._for_user(signed)
 
     async def sign_database_server(self, call: Call) -> dict[str, Any]:
@@ -220,17 +231,6 @@ class Calls:
             "db_ca": self._server.cas()["db"],
             "expires": rfc3339(signed.expires),
         }
-
-    def _identity(self, user: User, *, usage: str, route: DatabaseRoute | None = None) -> Identity:
-        return Identity(
-            kind="user",
-            name=user.name,
-            cluster=self._server.cluster_name,
-            roles=user.roles,
-            traits=user.traits,
-            usage=usage,
-            route=route,
-        )
 
     def _for_user(self, signed: Signed) -> dict[str, Any]:
         """The answer with a user's certificate."""

@@ -14,9 +14,12 @@ from __future__ import annotations
 import hmac
 from typing import Any
 
+import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from teleport_db.auth import otp
+from teleport_db.auth.credentials import FIRST_DEVICE, Credentials, Device
+from teleport_db.auth.devices import Devices
 from teleport_db.auth.passwords import Passwords, check_new
 from teleport_db.auth.preference import Preference
 from teleport_db.auth.recorder import Recorder
@@ -49,6 +52,7 @@ class Invites:
         users: Users,
         passwords: Passwords,
         preference: Preference,
+        devices: Devices,
         cluster: str,
         clock: IReactorTime,
         token: NewToken = new_token,
@@ -58,6 +62,7 @@ class Invites:
         self._users = users
         self._passwords = passwords
         self._preference = preference
+        self._devices = devices
         self._cluster = cluster
         self._clock = clock
         self._token = token
@@ -71,7 +76,7 @@ class Invites:
         return await self._make(name, "invite", self.invite_ttl(ttl), by)
 
     async def reset(self, name: str, ttl: float, *, by: str) -> dict[str, Any]:
-        """A link for a user who lost the password; from now on the old one does not open anything."""
+        """A link for a user who lost the password; from now on nothing that was known opens anything."""
         await self._users.find(name)
         return await self._make(name, "reset", bounded_ttl(ttl, DEFAULT_TTL, MAX_RESET_TTL), by)
 
@@ -80,7 +85,8 @@ class Invites:
         expires = self._clock.seconds() + ttl
         await self._backend.put(PREFIX + hashed(token), {"user": name}, expires + REMEMBERED)
         invite = {"hash": hashed(token), "purpose": purpose, "otp": otp.new_secret(), "expires": expires}
-        await self._backend.put(CREDENTIALS + name, {"password": None, "otp": None, "step": 0, "invite": invite})
+        # All that there was is over: password, devices, recovery codes, links.
+        await self._backend.put(CREDENTIALS + name, Credentials(invite=invite).stored())
         await self._recorder.record(
             "reset_password_token.create", user=by, name=name, purpose=purpose, expires=rfc3339(expires)
         )
@@ -118,27 +124,30 @@ class Invites:
             "expires": rfc3339(invite["expires"]),
         }
 
-    async def redeem(self, token: str, password: str, code: str) -> dict[str, Any]:
-        """Set the password; of any number at once, one does.
+    async def redeem(self, token: str, password: str, code: str, *, address: str) -> dict[str, Any]:
+        """Set the password, and take the device up; of any number at once, one does.
 
-        Raises NotFound when the link does not count (any more), BadRequest for a password that is too
-        short or a code that does not fit, after which the link still counts.
+        The answer has the recovery codes, none where there is no device.  Raises NotFound when the link does not
+        count (any more), BadRequest for a password that is too short or a code that does not fit, after which the
+        link still counts.
         """
         name, item = await self._find(token)
         check_new(password)
         second_factor = await self._preference.second_factor()
-        secret, step = None, 0
+        made, codes = Credentials(), list[str]()
         if second_factor in ("otp", "on") or (second_factor == "optional" and code):
             secret = item.value["invite"]["otp"]
-            matched = otp.matching_step(secret, code, self._clock.seconds())
-            if matched is None:
+            step = otp.matching_step(secret, code, self._clock.seconds())
+            if step is None:
                 raise BadRequest("the one-time code does not fit; scan the picture and type the code it shows now")
-            step = matched
-        encoded = await self._passwords.hash(password)
-        value = {"password": encoded, "otp": secret, "step": step, "invite": None}
+            codes = self._devices.new_codes()
+            made = made.with_device(Device(FIRST_DEVICE, secret, step, self._clock.seconds())).with_recovery(codes)
+        made = attrs.evolve(made, password=await self._passwords.hash(password))
         try:
-            await self._backend.compare_and_swap(item.key, item.revision, value)
+            await self._backend.compare_and_swap(item.key, item.revision, made.stored())
         except (RevisionConflict, NotFound):
             raise NotFound(USED) from None
-        await self._recorder.record("user.password_change", user=name)
-        return {"user": name}
+        await self._recorder.record("user.password_change", user=name, success=True, **{"addr.remote": address})
+        if codes:
+            await self._devices.record_added(name, FIRST_DEVICE, codes, address=address)
+        return {"user": name, "recovery_codes": codes}

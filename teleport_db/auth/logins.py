@@ -1,9 +1,7 @@
-"""Logging in: password, one-time code, certificate.
+"""Logging in: password, one-time code, certificate; and choosing another password.
 
-::
-
-    count the attempt ─▶ read credentials ─▶ argon2id (also for nobody) ─▶ code ─▶ compare-and-swap its step
-                                                                     └─ wrong: one answer for all of it
+What somebody knows is for :mod:`teleport_db.auth.proofs` to check.  A password that was changed ends no login:
+the certificates that are out were given to who proved to be the user then, and a lock ends them at once.
 """
 
 from __future__ import annotations
@@ -11,23 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IReactorTime
 
 from teleport_db.access import Role, combined_options
 from teleport_db.audit.codes import FAILURE_CODES
-from teleport_db.auth import otp
-from teleport_db.auth.failures import Failures
 from teleport_db.auth.locks import Locks
 from teleport_db.auth.passwords import Passwords, check_new
-from teleport_db.auth.preference import Preference
+from teleport_db.auth.proofs import CHANGED, Proofs
 from teleport_db.auth.recorder import Recorder
 from teleport_db.auth.signing import HOUR, MIN_TTL, Signing
 from teleport_db.auth.times import rfc3339
-from teleport_db.auth.users import CREDENTIALS, User, Users
+from teleport_db.auth.users import User, Users
 from teleport_db.certs.keys import load_public
-from teleport_db.errors import AuthenticationFailed, NotFound, RevisionConflict
+from teleport_db.errors import AccessDenied, AuthenticationFailed, NotFound, RevisionConflict
 from teleport_db.identity import Identity
-from teleport_db.interfaces import IBackend, Item
+from teleport_db.interfaces import IBackend
 
 #: Seconds that a login lives when nobody says anything, as Teleport's.
 DEFAULT_TTL = 12 * HOUR
@@ -35,22 +30,12 @@ DEFAULT_TTL = 12 * HOUR
 MAX_TTL = 30 * HOUR
 #: Characters of an attempted name that the audit log keeps: it may be anything, a password too.
 MAX_NAME = 64
-#: The one answer to everything that is wrong with what a user knows.
-WRONG = "the user name, the password or the one-time code is wrong"
 
 
 def session_ttl(asked: float, roles: list[Role]) -> float:
     """Seconds that a login may live: what is asked for, at most what every role allows."""
     limit = combined_options(roles).max_session_ttl or MAX_TTL
     return max(min(asked or DEFAULT_TTL, limit), MIN_TTL)
-
-
-@attrs.frozen
-class _Proof:
-    """What a user knows."""
-
-    password: str = attrs.field(repr=False)
-    code: str = attrs.field(repr=False)
 
 
 class Logins:
@@ -63,20 +48,17 @@ class Logins:
         *,
         users: Users,
         passwords: Passwords,
-        preference: Preference,
+        proofs: Proofs,
         locks: Locks,
         signing: Signing,
-        clock: IReactorTime,
     ) -> None:
         self._backend = backend
         self._recorder = recorder
         self._users = users
         self._passwords = passwords
-        self._preference = preference
+        self._proofs = proofs
         self._locks = locks
         self._signing = signing
-        self._clock = clock
-        self._failures = Failures(backend, clock=clock)
 
     async def login(
         self, name: str, password: str, code: str, *, public_key: str, ttl: float, address: str
@@ -87,8 +69,7 @@ class Logins:
         """
         load_public(public_key.encode("utf-8", "replace"))
         try:
-            async with self._failures.attempt(name, address):
-                await self._prove(name, _Proof(password, code))
+            proven = await self._proofs.stranger(name, password, code, address)
         except AuthenticationFailed as error:
             await self._record(name[:MAX_NAME], address, error=str(error))
             raise
@@ -103,6 +84,8 @@ class Logins:
         await self._recorder.record(
             "cert.create", user=name, cert_type="user", usage="login", expires=answer["expires"]
         )
+        if proven.recovery:
+            answer["recovery_codes"] = len(proven.credentials.recovery)
         return answer
 
     def _signed(self, user: User, roles: list[Role], public_key: str, ttl: float) -> dict[str, Any]:
@@ -124,44 +107,32 @@ class Logins:
             "roles": list(user.roles),
         }
 
-    async def change(self, name: str, proof: tuple[str, str], new_password: str, *, address: str) -> None:
-        """Give a user a new password; the old one (and a code, where one is needed) opens the door."""
-        check_new(new_password)
-        async with self._failures.attempt(name, address):
-            item = await self._prove(name, _Proof(*proof))
-        encoded = await self._passwords.hash(new_password)
-        # What was proven is what is replaced: a reset that came meanwhile stands.
-        await self._backend.compare_and_swap(item.key, item.revision, {**item.value, "password": encoded})
-        await self._recorder.record("user.password_change", user=name)
+    async def change(self, name: str, old: str, code: str, new: str, *, address: str) -> None:
+        """Give a user a new password; the old one (and a code, where one is needed) opens the door.
 
-    async def _prove(self, name: str, proof: _Proof) -> Item:
-        """The credentials of a user who proves to be one; AuthenticationFailed else."""
-        second_factor = await self._preference.second_factor()
-        item = await self._credentials(name)
-        stored = {} if item is None else item.value
-        right = await self._passwords.verify(stored.get("password"), proof.password)
-        secret = stored.get("otp")
-        step = otp.matching_step(secret, proof.code, self._clock.seconds(), stored.get("step", 0))
-        needed = second_factor in ("otp", "on") or (second_factor == "optional" and secret is not None)
-        if not right or item is None or (needed and step is None):
-            raise AuthenticationFailed(WRONG)
+        Raises as :meth:`login`, and BadRequest for a new password that is too short.
+        """
+        check_new(new)
         try:
-            await self._users.find(name)
-        except NotFound:
-            raise AuthenticationFailed(WRONG) from None
-        if needed:
-            try:
-                # Of any number of logins with one code, one swaps.
-                return await self._backend.compare_and_swap(item.key, item.revision, {**stored, "step": step})
-            except (RevisionConflict, NotFound):
-                raise AuthenticationFailed(WRONG) from None
-        return item
+            proven = await self._proofs.stranger(name, old, code, address)
+            user = await self._users.find(name)
+            self._locks.check_user(user.name, user.roles)
+        except (AuthenticationFailed, AccessDenied) as error:
+            await self._record_change(name[:MAX_NAME], address, error=str(error))
+            raise
+        value = attrs.evolve(proven.credentials, password=await self._passwords.hash(new)).stored()
+        try:
+            # What was proven is what is replaced: a reset that came meanwhile stands.
+            await self._backend.compare_and_swap(proven.item.key, proven.item.revision, value)
+        except (RevisionConflict, NotFound):
+            raise RevisionConflict(CHANGED) from None
+        await self._record_change(name, address)
 
-    async def _credentials(self, name: str) -> Item | None:
-        try:
-            return await self._backend.get(CREDENTIALS + name)
-        except NotFound:
-            return None
+    async def _record_change(self, name: str, address: str, error: str = "") -> None:
+        event = "user.password_change"
+        result = {"success": False, "error": error} if error else {"success": True}
+        code = FAILURE_CODES[event] if error else ""
+        await self._recorder.record(event, code, user=name, **{"addr.remote": address}, **result)
 
     async def _record(self, name: str, address: str, error: str = "") -> None:
         result = {"success": False, "error": error} if error else {"success": True}

@@ -48,7 +48,12 @@ ROUTES = (
     Route("POST", "/v1/login", "login", hosts=("proxy",)),
     Route("GET", "/v1/invites/<token>", "show_invite", hosts=("proxy",)),
     Route("POST", "/v1/invites/<token>", "redeem_invite", hosts=("proxy",)),
-    Route("POST", "/v1/password", "change_password", user=True),
+    Route("POST", "/v1/password", "change_password", hosts=("proxy",), user=True),
+    Route("GET", "/v1/mfa", "list_devices", user=True),
+    Route("POST", "/v1/mfa", "begin_device", user=True),
+    Route("POST", "/v1/mfa/confirm", "confirm_device", user=True),
+    Route("POST", "/v1/mfa/remove", "remove_device", user=True),
+    Route("POST", "/v1/mfa/recovery-codes", "renew_recovery_codes", user=True),
     # Hosts; the token or the certificate is what counts.
     Route("POST", "/v1/join", "join", anyone=True),
     Route("POST", "/v1/renew", "renew", hosts=("proxy", "db")),
@@ -64,6 +69,9 @@ ROUTES = (
     # Administration.
     Route("GET", "/v1/databases", "databases", user=True, hosts=("proxy",)),
     Route("GET", "/v1/audit", "search_audit", rule=("event", "list")),
+    Route("POST", "/v1/audit/checkpoint", "make_checkpoint", rule=("event", "list")),
+    Route("GET", "/v1/sessions", "list_sessions", user=True),
+    Route("GET", "/v1/sessions/<sid>/events", "session_events", user=True),
     Route("POST", "/v1/users", "add_user", rule=("user", "create")),
     Route("POST", "/v1/users/<name>/reset", "reset_user", rule=("user", "update")),
     Route("GET", "/v1/tokens", "list_tokens", rule=("token", "list")),

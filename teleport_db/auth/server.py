@@ -3,7 +3,7 @@
 ::
 
                         ┌─ Authorities ─ Signing ──┐
-    http.py ── AuthServer ─ Users ─ Roles ─ Locks  ├─ Logins ─ Invites ─ JoinTokens ─ Joining
+    http.py ── AuthServer ─ Users ─ Roles ─ Locks  ├─ Proofs ─ Logins ─ Devices ─ Invites ─ JoinTokens ─ Joining
                         └─ Presence ─ Losses ─ Watch
                                   │
                         IBackend, IAuditLog
@@ -22,6 +22,9 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 
 import teleport_db
 from teleport_db.auth.authorities import KINDS, Authorities, load_or_create
+from teleport_db.auth.certificates import UserCertificates
+from teleport_db.auth.devices import Devices
+from teleport_db.auth.failures import Failures
 from teleport_db.auth.invites import Invites
 from teleport_db.auth.joining import Joining
 from teleport_db.auth.locks import Locks
@@ -30,6 +33,7 @@ from teleport_db.auth.losses import LOST_SECONDS, Losses
 from teleport_db.auth.passwords import Passwords
 from teleport_db.auth.preference import Preference
 from teleport_db.auth.presence import Presence
+from teleport_db.auth.proofs import Proofs
 from teleport_db.auth.recorder import Recorder
 from teleport_db.auth.roles import Roles
 from teleport_db.auth.signing import AdminCredentials, Signing
@@ -103,6 +107,7 @@ class AuthServer:
     authorities: Authorities
     signing: Signing
     logins: Logins
+    certificates: UserCertificates
     joining: Joining
 
     def __init__(
@@ -138,12 +143,31 @@ class AuthServer:
         self.losses = Losses(audit, clock=self.clock, lost_after=lost_after)
         self.watch = Watch(backend, clock=self.clock)
         self.tokens = JoinTokens(backend, self.recorder, static=read_static(config.tokens), clock=self.clock)
+        self.failures = Failures(backend, clock=self.clock)
+        self.proofs = Proofs(
+            backend,
+            self.recorder,
+            users=self.users,
+            passwords=self.passwords,
+            preference=self.preference,
+            failures=self.failures,
+            clock=self.clock,
+        )
+        self.devices = Devices(
+            backend,
+            self.recorder,
+            proofs=self.proofs,
+            preference=self.preference,
+            cluster=cluster_name,
+            clock=self.clock,
+        )
         self.invites = Invites(
             backend,
             self.recorder,
             users=self.users,
             passwords=self.passwords,
             preference=self.preference,
+            devices=self.devices,
             cluster=cluster_name,
             clock=self.clock,
         )
@@ -161,10 +185,12 @@ class AuthServer:
             self.recorder,
             users=self.users,
             passwords=self.passwords,
-            preference=self.preference,
+            proofs=self.proofs,
             locks=self.locks,
             signing=self.signing,
-            clock=self.clock,
+        )
+        self.certificates = UserCertificates(
+            users=self.users, presence=self.presence, proofs=self.proofs, signing=self.signing, clock=self.clock
         )
         self.joining = Joining(self.backend, self.recorder, tokens=self.tokens, signing=self.signing, clock=self.clock)
         await self.roles.start()

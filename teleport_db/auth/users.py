@@ -3,8 +3,7 @@
 ::
 
     /user/NAME         {"roles": [...], "traits": {...}, "created": seconds}
-    /credentials/NAME  {"password": hash | null, "otp": secret | null, "step": last one used,
-                        "invite": {"hash", "purpose", "otp", "expires"} | null}
+    /credentials/NAME  see :mod:`teleport_db.auth.credentials`
 
 An outstanding invite or reset is kept *in* the credentials, so that redeeming it is one
 compare-and-swap: there is no moment in which it is used up and the password not yet set.

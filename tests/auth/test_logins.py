@@ -8,8 +8,8 @@ from twisted.internet.defer import DeferredList, gatherResults
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from teleport_db.auth.failures import LIMIT, WINDOW, source_of
-from teleport_db.auth.logins import WRONG
 from teleport_db.auth.passwords import THREADS, Passwords, default_hasher
+from teleport_db.auth.proofs import WRONG
 from teleport_db.certs.keys import der, load_certificate
 from teleport_db.certs.tls import peer_identity
 from teleport_db.errors import (

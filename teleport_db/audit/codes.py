@@ -12,6 +12,8 @@ CODES: dict[str, str] = {
     "db.delete": "TDB05I",
     "db.session.malformed_packet": "TDB06I",
     "db.session.result": "TDB10I",
+    # Ours: retention removed files of the audit log.
+    "audit.retention": "TAL00I",
     # Ours: the reference has no word for a cancel.
     "db.session.cancel": "TDB90I",
     # Ours: auth had ended a session whose agent was lost, and it goes on.
@@ -28,17 +30,19 @@ CODES: dict[str, str] = {
     "user.password_change": "T1005I",
     "mfa.add": "T1006I",
     "mfa.delete": "T1007I",
-    "client.disconnect": "T3006I",
-    "reset_password_token.create": "T6000I",
     "recovery_code.generated": "T1008I",
     "recovery_code.used": "T1009I",
     "mfa_auth_challenge.validate": "T1016I",
+    "client.disconnect": "T3006I",
+    "reset_password_token.create": "T6000I",
     "trusted_cluster.create": "T7000I",
     "trusted_cluster.delete": "T7001I",
     "role.created": "T9000I",
     "role.deleted": "T9001I",
     "role.updated": "T9002I",
     "instance.join": "TJ002I",
+    # Ours: an agent was removed, and its certificate is good for nothing any more.
+    "instance.remove": "TJ090I",
     "join_token.create": "TJT00I",
     # Ours as well: the reference tells of tokens that are made, not of those that are taken away.
     "join_token.delete": "TJT01I",
@@ -53,9 +57,9 @@ FAILURE_CODES: dict[str, str] = {
     "db.session.start": "TDB00W",
     "db.session.query": "TDB02W",
     "user.login": "T1000W",
+    "user.password_change": "T1005W",
+    "mfa_auth_challenge.validate": "T1016W",
     "auth": "T3007W",
     "session.rejected": "T1006W",
     "instance.join": "TJ002E",
 }
-    "user.password_change": "T1005W",
-    "mfa_auth_challenge.validate": "T1016W",

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from teleport_db.access import Role
+from teleport_db.access import Role, combined_options
 from teleport_db.auth import body as fields
 from teleport_db.auth.presence import Presence
 from teleport_db.auth.proofs import Proofs
@@ -27,9 +27,10 @@ SESSION_TTL = 60.0
 ASKS = "asks for a one-time code at each login to a database"
 
 
-def asking_role(roles: Sequence[Role]) -> str | None:
-    """The role that asks for a code at each login to a database; None when none does."""
-    return next((role.name for role in roles if role.options.require_session_mfa), None)
+def asking(roles: Sequence[Role]) -> str:
+    """Which role asks for a code at each login to a database, for a text; "" when none does."""
+    limits = combined_options(roles)
+    return limits.whose("require_session_mfa") if limits.require_session_mfa else ""
 
 
 class UserCertificates:
@@ -73,10 +74,10 @@ class UserCertificates:
 
     async def _present(self, caller: Caller, user: User, code: str) -> bool:
         """Whether the user has just proven to be there; False where no role asks for it."""
-        role = asking_role(caller.roles)
-        if role is None:
+        role = asking(caller.roles)
+        if not role:
             return False
-        asks = f'role "{role}" {ASKS}'
+        asks = f"{role} {ASKS}"
         if caller.identity is None or caller.identity.usage != "login":
             raise AccessDenied(f"{asks}, and an identity file has none; log in with tsh login")
         if not (await self._proofs.devices_of(user.name)).devices:
@@ -90,10 +91,10 @@ class UserCertificates:
         """A user's identity file: full powers of that user, so it takes an administrator."""
         user, roles = await self._users.with_roles(fields.text(body, "user", limit=64))
         ttl = bounded_ttl(fields.number(body, "ttl", 0), FILE_TTL, MAX_FILE_TTL)
-        role = asking_role(roles)
-        if role is not None:
+        role = asking(roles)
+        if role:
             raise AccessDenied(
-                f'role "{role}" of user "{user.name}" {ASKS}, which a program with a file cannot give; '
+                f'{role} of user "{user.name}" {ASKS}, which a program with a file cannot give; '
                 "sign the file for a user without this role"
             )
         identity = self._identity(user, "file")

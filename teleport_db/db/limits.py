@@ -10,12 +10,24 @@ import attrs
 from cryptography import x509
 
 from teleport_db.access.limits import Limits
-from teleport_db.errors import SessionCut
+from teleport_db.errors import AccessDenied, SessionCut
+from teleport_db.identity import Identity
 
 
 def certificate_end(certificate: bytes) -> float:
     """Until when a certificate (DER) is valid, in seconds since the epoch."""
     return x509.load_der_x509_certificate(certificate).not_valid_after_utc.timestamp()
+
+
+def check_present(identity: Identity, limits: Limits) -> None:
+    """Raise AccessDenied where a role wants a one-time code for each session, and the certificate had none."""
+    if limits.require_session_mfa and not identity.mfa:
+        service = identity.route.service if identity.route else "NAME"
+        asks = f"{limits.whose('require_session_mfa')} asks for a one-time code at each login to a database"
+        raise AccessDenied(
+            f"access denied: {asks}; run: tsh db connect {service} (or tsh db login {service})",
+            reasons=(f"{asks} (require_session_mfa), and the certificate was given without one",),
+        )
 
 
 def words(seconds: float) -> str:

@@ -30,7 +30,7 @@ from teleport_db.access.checker import check_session
 from teleport_db.access.limits import Limits
 from teleport_db.config.model import Database
 from teleport_db.db.backend import LOGIN_SECONDS, Backend, DatabaseRefused, LoggedIn, open_backend, send_cancel
-from teleport_db.db.limits import SessionLimits, certificate_end
+from teleport_db.db.limits import SessionLimits, certificate_end, check_present
 from teleport_db.db.record import SessionRecord
 from teleport_db.db.relay import BackendRelay, FrontendRelay
 from teleport_db.db.surroundings import Served, Surroundings
@@ -181,13 +181,15 @@ class Session:
         )
         if not decision.allowed:
             raise AccessDenied(decision.public, reasons=decision.reasons)
-        self._limit(around.policy.options(standing.roles))
+        limits = around.policy.options(standing.roles)
+        check_present(identity, limits)
+        self._limit(limits)
 
     def _limit(self, options: Limits) -> None:
         """Take over what the roles limit, now that it is known or has changed."""
         now = self._around.clock.seconds()
         if self._limits is None:
-            self._limits = SessionLimits(options, certificate_end(self._header.certificate), now)
+            self._limits = SessionLimits(options, self._valid_until(), now)
         else:
             self._limits.options = options
         most = options.max_db_connections
@@ -196,6 +198,11 @@ class Session:
                 f"you have {most} session{'s' if most > 1 else ''} open at this agent, which is all that"
                 f" {options.whose('max_db_connections')} allows (max_db_connections); close one of them"
             )
+
+    def _valid_until(self) -> float:
+        """When the certificate's time comes, or the login's that was asked for a code for just this session."""
+        identity = self._record.identity
+        return (identity.login_expires if identity else 0) or certificate_end(self._header.certificate)
 
     @property
     def user(self) -> str:

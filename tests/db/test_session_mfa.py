@@ -48,7 +48,7 @@ class PresentTests(AgentCase):
             "run: tsh db connect aurora (or tsh db login aurora)",
         )
         [start] = [event for event in self.agent.spool.events if event["event"] == "db.session.start"]
-        self.assertIn("require_session_mfa", start["message"])
+        self.assertIn("require_session_mfa", start["error"])
 
     def test_lives_on(self) -> None:
         """A session goes on when the minute of its certificate is over, and ends with the login where roles say so."""

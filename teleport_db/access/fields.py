@@ -124,6 +124,10 @@ class Field:
             raise self.error("the text is too long or has control characters in it")
         return self.value
 
+    def texts(self) -> tuple[str, ...]:
+        """Texts: those of a list, or one alone."""
+        return whole(item.text() for item in self.items())
+
     def word(self, known: tuple[str, ...], later: tuple[str, ...] = ()) -> str:
         """One of ``known``."""
         text = self.text()

@@ -1,43 +1,51 @@
-"""The auth server's audit log: files by day, appended to and synced outside of the reactor's thread.
+"""The auth server's audit log: appended to and synced outside of the reactor's thread.
 
 ::
 
-    DIRECTORY/2026-11-22.jsonl   {"source":"HOST-ID","seq":7,"event":{...},"chain":"SHA-256"}, one a line
+    DIRECTORY/2026-11-22.jsonl   events and checkpoints, one a line (teleport_db.audit.logfile)
+    DIRECTORY/keys/              the key that signs the next checkpoint (teleport_db.audit.checkpoints)
     DIRECTORY/state.json         what is known up to a place in the files, so that a start reads little
+    DIRECTORY/index.sqlite       where to find what; made of the files (teleport_db.audit.index)
     DIRECTORY/lock               one process has a log
 
 Batches that come while one is being written wait and are written together, with one fsync (group commit).
 What a source has sent before, known by its number, is acknowledged and not written again.  Sessions whose
 source is lost are ended here: :mod:`teleport_db.audit.sessions` has the rule for what comes late.
 
-``chain`` is the hash of the line before and of this one, so that a line that is edited, taken out or moved
-shows in :func:`verify`; cutting the end off shows only against a chain value that is kept elsewhere.
+Each line has the hash of the line before and of this one, and at least once a minute a checkpoint is signed by a
+key that exists no more when the next comes: :mod:`teleport_db.audit.verifying` finds what was changed.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from functools import partial
 from os import PathLike, close
 from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred, fail, gatherResults, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from teleport_db.audit import logfile
-from teleport_db.audit.appending import AppendOnly, lock_directory
-from teleport_db.audit.events import timestamp
-from teleport_db.audit.logfile import verify
-from teleport_db.audit.sessions import OWN, OpenSession, Record, Sessions
+from teleport_db.audit import housekeeping
+from teleport_db.audit.appending import lock_directory
+from teleport_db.audit.checkpoints import Checkpoint, Point, SigningKeys, no_point
+from teleport_db.audit.events import make_event
+from teleport_db.audit.finding import Page
+from teleport_db.audit.housekeeping import Expired
+from teleport_db.audit.indexing import Behind, Indexing
+from teleport_db.audit.query import Query
+from teleport_db.audit.recovery import STATE, recover
+from teleport_db.audit.sessions import OWN, OpenSession, Record
 from teleport_db.audit.shipping import ThreadHook, inline
 from teleport_db.audit.uids import uid_source
-from teleport_db.certs.files import sync_directory, write_secret
+from teleport_db.audit.writing import Position, Writer
+from teleport_db.certs.files import write_secret
+from teleport_db.config.model import AuditFiles
 from teleport_db.errors import AuditUnavailable, BadRequest
 from teleport_db.interfaces import IAuditLog
 
@@ -47,22 +55,13 @@ STATE_EVERY = 8 << 20
 #: Events that one search returns at most.
 MAX_RESULTS = 10_000
 
-Event = dict[str, Any]
+#: Seconds after which what was written has a checkpoint.
+CHECKPOINT_SECONDS = 60.0
 
-__all__ = ["MAX_RESULTS", "OWN", "AuditLog", "OpenSession", "verify"]
+#: Seconds between two looks for files whose time has come.
+LOOK_SECONDS = 3600.0
 
-
-@attrs.define
-class _State:
-    """What follows from the lines of the log."""
-
-    chain: str = ""
-    last: dict[str, int] = attrs.field(factory=dict)
-    sessions: Sessions = attrs.field(factory=Sessions)
-
-    def take(self, source: str, seq: int, event: Mapping[str, Any]) -> None:
-        self.last[source] = max(seq, self.last.get(source, 0))
-        self.sessions.take(source, seq, event)
+__all__ = ["MAX_RESULTS", "OWN", "AuditLog", "OpenSession"]
 
 
 @attrs.define
@@ -70,12 +69,14 @@ class _Waiting:
     """What somebody wants written.
 
     :param lost: a source whose sessions end, and the number of its before which they began.
+    :param sign: whether a checkpoint is wanted behind it.
     """
 
     records: list[Record]
     answer: int
     done: Deferred[int]
     lost: tuple[str, int | None] | None = None
+    sign: bool = False
 
 
 @implementer(IAuditLog)
@@ -85,8 +86,11 @@ class AuditLog:
     Opening it reads what was written since the last ``state.json``; ConfigError when another process has it.
 
     :param clock: ``seconds()`` since the epoch, as a reactor's.
-    :param in_thread: where files are written and read.
+    :param in_thread: where files are written; ``index_thread``: one thread that the index is used in;
+        ``pack_thread``: where closed files are packed.
     :param new_uid: a new unique id at each call, for what the log makes up.
+    :param cluster: the name in events of the log's own.
+    :param at: see :data:`teleport_db.audit.checkpoints.Point`.
     """
 
     log = Logger()
@@ -97,31 +101,49 @@ class AuditLog:
         *,
         clock: IReactorTime,
         in_thread: ThreadHook = inline,
+        index_thread: ThreadHook = inline,
+        pack_thread: ThreadHook = inline,
         new_uid: Callable[[], str] | None = None,
+        keeping: AuditFiles = AuditFiles(),  # noqa: B008 - frozen
+        cluster: str = "",
+        at: Point = no_point,
     ) -> None:
         self.directory = Path(directory)
-        self._clock, self._in_thread = clock, in_thread
+        self._clock, self._in_thread, self._pack_thread = clock, in_thread, pack_thread
         self._new_uid = new_uid or uid_source()
+        self._keeping, self._cluster, self._at = keeping, cluster, at
         self._lock = lock_directory(self.directory)
         try:
-            self._state = _State()
-            self._since_state = 0
-            self._file = self._recover()
+            self._state = recover(self.directory, clock.seconds())
+            place = self._state.position
+            keys = SigningKeys(self.directory / "keys", place.checkpoint, at=at)
+            self._writer = Writer(self.directory, place, keys, max_file=keeping.max_file, at=at)
         except BaseException:
             close(self._lock)
             raise
         self._accepted = dict(self._state.last)
-        self._durable = (self._file.path, self._file.size)
+        self._kept_size = place.size
+        self._indexing = Indexing(self.directory, lambda: self.position, clock=clock, in_thread=index_thread)
         self._waiting: list[_Waiting] = []
         self._writing: list[_Waiting] | None = None
         self._closed: Deferred[None] | None = None
+        self._signing: IDelayedCall | None = None
+        self._looking: IDelayedCall | None = None
+        self._packing: Deferred[None] | None = None
+        self._watching: list[Deferred[None]] = []
+
+    def start(self) -> None:
+        """Index, pack and remove, from now on until it is closed."""
+        self._indexing.notify()
+        self._keep_house()
 
     # Writing
 
     def receive(self, source: str, events: Sequence[tuple[int, Mapping[str, Any]]]) -> Deferred[int]:
         """Keep a batch of a source's.
 
-        :param events: with numbers that grow; those the log has, or is about to have, are dropped.
+        :param events: with numbers that grow; those the log has, or is about to have, are dropped.  Of an
+            :class:`~teleport_db.audit.events.EncodedEvent` the JSON is written as it is.
 
         Fires with the last number when all are durable, fails with AuditUnavailable.
         """
@@ -157,6 +179,11 @@ class AuditLog:
             return succeed(0)
         return self._enqueue(_Waiting([], 0, Deferred(), (source, before)))
 
+    def checkpoint(self) -> Deferred[Checkpoint | None]:
+        """Sign all that the log has; fires with the newest checkpoint, None for a log without a line."""
+        waiting = _Waiting([], 0, Deferred(), sign=True)
+        return self._enqueue(waiting).addCallback(lambda _: self.position.checkpoint)
+
     def open_sessions(self, source: str | None = None) -> list[OpenSession]:
         """Sessions without an end, of one source or of all: what to end when an agent is lost."""
         return self._state.sessions.open(source)
@@ -166,9 +193,9 @@ class AuditLog:
         return self._state.sessions.sources()
 
     @property
-    def chain(self) -> str:
-        """The hash of the newest durable line; kept elsewhere, it shows whether the end was cut off."""
-        return self._state.chain
+    def position(self) -> Position:
+        """The end of what is durable."""
+        return self._state.position
 
     def _enqueue(self, waiting: _Waiting) -> Deferred[int]:
         self._waiting.append(waiting)
@@ -202,42 +229,33 @@ class AuditLog:
         self._writing = batch = self._next_batch()
         moment = self._clock.seconds()
         records = self._records(batch, moment)
-        written = self._in_thread(lambda: self._write(records, moment)) if records else succeed(self._state.chain)
+        sign = any(waiting.sign for waiting in batch) and bool(records or self.position.unsigned)
+        written: Deferred[Position] = (
+            self._in_thread(lambda: self._writer.write(records, moment, sign=sign))
+            if records or sign
+            else succeed(self.position)
+        )
         written.addCallbacks(self._written, self._not_written, callbackArgs=(batch, records), errbackArgs=(batch,))
         written.addErrback(lambda failure: self.log.failure("the audit log's answer failed", failure=failure))
 
-    def _write(self, records: Sequence[Record], moment: float) -> str:
-        """In the thread: nothing else touches the file."""
-        path = self._path(moment)
-        if path.name > self._file.path.name:  # a clock that goes back does not go back to an old file
-            following = AppendOnly(path)
-            sync_directory(self.directory)
-            self._file.close()
-            self._file = following
-        chain, lines = self._state.chain, []
-        for source, seq, event in records:
-            text, chain = logfile.line(source, seq, event, chain)
-            lines.append(text)
-        before = self._file.size
-        self._file.write(b"".join(lines))
-        try:
-            self._file.sync()
-        except OSError:
-            self._file.undo(before)
-            raise
-        return chain
-
-    def _written(self, chain: str, batch: list[_Waiting], records: Sequence[Record]) -> None:
-        self._state.chain = chain
+    def _written(self, place: Position, batch: list[_Waiting], records: Sequence[Record]) -> None:
+        before, self._state.position = self.position, place
         for source, seq, event in records:
             self._state.take(source, seq, event)
-        path, size = self._durable
-        self._durable = (self._file.path, self._file.size)
-        self._since_state += self._file.size - (size if path == self._file.path else 0)
-        if self._since_state >= STATE_EVERY:
-            self._since_state = 0
-            saving = self._in_thread(self._saving())
-            saving.addErrback(lambda failure: self.log.failure("the audit log's state was not kept", failure=failure))
+        if place.file != before.file:
+            self._kept_size = 0
+            if self._looking is not None:
+                self._keep_house()
+        if place.size - self._kept_size >= STATE_EVERY:
+            self._kept_size = place.size
+            self._keep_state()
+        if place.unsigned and self._signing is None and self._closed is None:
+            self._signing = self._clock.callLater(CHECKPOINT_SECONDS, self._sign)
+        if place.count != before.count:
+            self._indexing.notify()
+            watching, self._watching = self._watching, []
+            for watcher in watching:
+                watcher.callback(None)
         self._finish(batch, None)
 
     def _not_written(self, failure: Failure, batch: list[_Waiting]) -> None:
@@ -261,123 +279,132 @@ class AuditLog:
                 waiting.done.errback(error)
         if self._closed is not None and self._writing is None:
             closed, self._closed = self._closed, None
-            kept = self._in_thread(self._saving())
-            kept.addErrback(lambda failure: self.log.failure("the audit log's state was not kept", failure=failure))
-            kept.addCallback(lambda _: self._release()).chainDeferred(closed)
+            self._release().chainDeferred(closed)
 
-    def _release(self) -> None:
-        self._file.close()
-        close(self._lock)
+    def _sign(self) -> None:
+        self._signing = None
+        self.checkpoint().addErrback(lambda _: None)  # it was logged; the next line tries again
+
+    # Closing
 
     def close(self) -> Deferred[None]:
-        """Write what waits, keep the state, let go of the directory; nothing may be sent any more."""
+        """Write what waits, sign it, keep the state, let go of the directory; nothing may be sent any more."""
         closed: Deferred[None] = Deferred()
+        for timer in (self._signing, self._looking):
+            if timer is not None and timer.active():
+                timer.cancel()
+        for watcher in list(self._watching):
+            watcher.cancel()
         self._closed = closed
-        if self._writing is None:
-            self._finish([], None)
+        self.checkpoint().addErrback(lambda _: None)
         return closed
 
-    # State
+    def _release(self) -> Deferred[None]:
+        kept = self._keep_state()
+        packed: Deferred[None] = Deferred()
+        if self._packing is None:
+            packed.callback(None)
+        else:
+            self._packing.addCallback(lambda _: packed.callback(None))
+        all_done: Deferred[Any] = gatherResults([kept, packed, self._indexing.stop()])
+        return all_done.addCallback(lambda _: self._let_go())
 
-    def _path(self, moment: float) -> Path:
-        return self.directory / f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d}.jsonl"
+    def _let_go(self) -> None:
+        self._writer.close()
+        close(self._lock)
 
-    def _saving(self) -> Callable[[], None]:
-        path, size = self._durable
-        state = {"chain": self._state.chain, "last": self._state.last, "sessions": self._state.sessions.kept()}
-        data = json.dumps({"v": 2, "file": path.name, "size": size, **state}).encode()
-        return lambda: write_secret(self.directory / "state.json", data)
+    def _keep_state(self) -> Deferred[None]:
+        data = self._state.kept()
+        saving: Deferred[None] = self._in_thread(lambda: write_secret(self.directory / STATE, data))
+        return saving.addErrback(lambda failure: self.log.failure("the audit log's state was not kept", failure))
 
-    def _recover(self) -> AppendOnly:
-        files = logfile.files(self.directory)
-        begin = self._load_state(files)
-        for path in files:
-            if path.name < begin[0]:
-                continue
-            offset = begin[1] if path.name == begin[0] else 0
-            whole = self._replay(path, offset)
-            self._since_state += whole - offset
-        file = AppendOnly(files[-1] if files else self._path(self._clock.seconds()))
-        if files and whole < file.size:
-            self.log.warn("{size} bytes behind the last whole line were cut off", size=file.size - whole)
-            file.truncate(whole)
-        file.sync()
-        sync_directory(self.directory)
-        return file
+    # Closed files
 
-    def _load_state(self, files: Sequence[Path]) -> tuple[str, int]:
-        """Where in the files to read on; from their beginning if the state is not there or does not fit."""
-        try:
-            kept = json.loads((self.directory / "state.json").read_bytes())
-            size = next(path.stat().st_size for path in files if path.name == kept["file"])
-            if kept.pop("v") == 2 and kept["size"] <= size:
-                begin = (str(kept.pop("file")), int(kept.pop("size")))
-                self._state = _State(**{**kept, "sessions": Sessions(kept["sessions"])})
-                return begin
-        except (OSError, ValueError, KeyError, TypeError, StopIteration):
-            pass
-        return "", 0
+    def _keep_house(self) -> None:
+        """Remove what is too old, pack what is closed; and look again in an hour."""
+        if self._looking is not None and self._looking.active():
+            self._looking.cancel()
+        self._looking = self._clock.callLater(LOOK_SECONDS, self._keep_house)
+        if self._packing is None and self._closed is None:
+            self._packing = Deferred.fromCoroutine(self._house())
+            self._packing.addErrback(lambda failure: self.log.failure("old audit files stay as they are", failure))
+            self._packing.addCallback(self._house_kept)
 
-    def _replay(self, path: Path, offset: int) -> int:
-        """Take the lines from ``offset`` on; returns where the last whole one ends."""
-        with open(path, "rb") as file:
-            file.seek(offset)
-            for line in file:
-                record = logfile.record(line)
-                if record is None:
-                    if line.endswith(b"\n"):
-                        self.log.warn(
-                            "the audit log has a damaged line: {path}:{offset}", path=path.name, offset=offset
-                        )
-                        offset += len(line)
-                        continue
-                    break
-                self._state.take(record["source"], record["seq"], record["event"])
-                self._state.chain = str(record.get("chain", ""))
-                offset += len(line)
-        return offset
+    def _house_kept(self, _: object) -> None:
+        self._packing = None
+
+    async def _house(self) -> None:
+        directory, keeping, now = self.directory, self._keeping, self._clock.seconds()
+        found: Expired | None = await self._pack_thread(lambda: housekeeping.expired(directory, now, keeping.retention))
+        if found is not None:
+            files = found.files
+            await self.emit([self._retention(found, now)])
+            self._at("retention recorded")
+            await self._pack_thread(lambda: housekeeping.remove(directory, files, at=self._at))
+            await self._indexing.forget(found.oldest)
+        if keeping.compress:
+            for file in await self._pack_thread(lambda: housekeeping.unpacked(directory)):
+                await self._pack_thread(partial(housekeeping.pack_file, directory, file, at=self._at))
+
+    def _retention(self, found: Expired, now: float) -> dict[str, Any]:
+        return make_event(
+            housekeeping.RETENTION,
+            uid=self._new_uid(),
+            time=now,
+            cluster_name=self._cluster,
+            files=[file.name for file in found.files],
+            count=found.head.count,
+            chain=found.head.previous,
+        )
 
     # Reading
 
     def search(
         self,
+        query: Query = Query(),  # noqa: B008 - frozen
         *,
         limit: int,
-        event: str | None = None,
-        user: str | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        after: str | None = None,
-    ) -> Deferred[list[Event]]:
-        """Durable events, the newest first.
+        after: int | None = None,
+        oldest_first: bool = False,
+        joined: bool = False,
+    ) -> Deferred[Page]:
+        """Durable events, the newest first unless said.
 
         :param limit: 1 to :data:`MAX_RESULTS`.
-        :param event: its name, as ``db.session.query``.
-        :param since: seconds since the epoch of the oldest wanted, by the event's own time.
-        :param until: the same of the newest, which is not included.
-        :param after: the ``uid`` of the last event of a search before: go on behind it.
+        :param after: the ``next`` of the page before: go on behind it.
+        :param joined: a statement and its result as one, see :mod:`teleport_db.audit.finding`.
 
-        Fails with BadRequest for another limit.
+        Fails with BadRequest for another limit, with AuditUnavailable when the index cannot be used.
         """
         if not 1 <= limit <= MAX_RESULTS:
             return fail(BadRequest(f"limit is between 1 and {MAX_RESULTS}"))
-        wanted = {name: value for name, value in (("event", event), ("user", user)) if value is not None}
-        oldest = "" if since is None else timestamp(since)
-        newest = "~" if until is None else timestamp(until)
-        durable = self._durable
+        found = self._indexing.ask(
+            lambda finder: finder.page(query, limit=limit, after=after, oldest_first=oldest_first, joined=joined)
+        )
 
-        def find() -> list[Event]:
-            found: list[Event] = []
-            waiting = after is not None
-            marks = [f'"{name}":{json.dumps(value)}'.encode() for name, value in wanted.items()]
-            for made in logfile.newest_first(self.directory, durable, since, marks, after):
-                if waiting:
-                    waiting = made.get("uid") != after
-                    continue
-                if oldest <= str(made.get("time", "")) < newest and wanted.items() <= made.items():
-                    found.append(made)
-                    if len(found) == limit:
-                        break
-            return found
+        def answered(page: Page | Behind) -> Page:
+            return Page([], after, page.missing, page.total) if isinstance(page, Behind) else page
 
-        return self._in_thread(find)
+        return found.addCallback(answered)
+
+    def recorded_sessions(
+        self, *, user: str | None = None, sid: str | None = None, limit: int, after: int | None = None
+    ) -> Deferred[tuple[list[dict[str, Any]], int | None]]:
+        """Sessions that were let in, the newest first, and where to go on.
+
+        Fails with AuditUnavailable while the index is far behind.
+        """
+        found = self._indexing.ask(lambda finder: finder.sessions(user=user, sid=sid, limit=limit, after=after))
+
+        def answered(sessions: Any) -> Any:
+            if isinstance(sessions, Behind):
+                raise AuditUnavailable("the audit log's index is being made; ask again in a minute")
+            return sessions
+
+        return found.addCallback(answered)
+
+    def changed(self) -> Deferred[None]:
+        """Fires when there are more lines; cancel it to wait no longer."""
+        watcher: Deferred[None] = Deferred(self._watching.remove)
+        self._watching.append(watcher)
+        return watcher

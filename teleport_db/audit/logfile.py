@@ -1,30 +1,54 @@
-"""The lines of the audit log's files: making, reading from the newest on, verifying."""
+"""The files of the audit log and their lines: names, making, reading.
+
+::
+
+    2026-11-22.jsonl.gz        the first of its day, closed and packed (teleport_db.audit.blocks)
+    2026-11-22.0002.jsonl      the next, since the first one was full: the newest file is plain
+
+    {"checkpoint":{...},"chain":"SHA-256"}                          the first line of each file, and some between
+    {"source":"HOST-ID","seq":7,"event":{...},"chain":"SHA-256"}    an event
+
+``chain`` is the SHA-256 of the chain of the line before and of this line's own bytes up to it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from os import PathLike
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from teleport_db.audit.events import encode
-from teleport_db.errors import AuditUnavailable
+import attrs
 
-Event = dict[str, Any]
+from teleport_db.audit.blocks import BlockFile, DamagedFile
+from teleport_db.audit.events import encode
+
+__all__ = ["DamagedFile", "LogFile", "chained", "files", "line", "record"]
+
+#: How a checkpoint's line begins; no other line does.
+CHECKPOINT = b'{"checkpoint":'
+
+_NAME = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(\d{4,9}))?\.jsonl")
+_PIECE = 1 << 18
 
 
 def line(source: str, seq: int, event: Mapping[str, Any], chain: str) -> tuple[bytes, str]:
-    """A line of the log and its chain value, given that of the line before."""
-    body = f'{{"source":{json.dumps(source)},"seq":{seq},"event":{encode(event)}'.encode("ascii")
+    """The line of an event and its chain value, given that of the line before."""
+    return chained(f'{{"source":{json.dumps(source)},"seq":{seq},"event":{encode(event)}'.encode("ascii"), chain)
+
+
+def chained(body: bytes, chain: str) -> tuple[bytes, str]:
+    """A whole line, and its chain value, of an object that lacks its end."""
     chain = hashlib.sha256(chain.encode("ascii") + body).hexdigest()
     return body + f',"chain":"{chain}"}}\n'.encode("ascii"), chain
 
 
 def record(line: bytes) -> dict[str, Any] | None:
-    """What a line with its end says, or None for what is no whole line of the log."""
+    """What an event's line with its end says, or None for what is none."""
     try:
         made = json.loads(line)
     except (ValueError, RecursionError):
@@ -35,68 +59,96 @@ def record(line: bytes) -> dict[str, Any] | None:
     return made if fits and isinstance(made.get("event"), dict) else None
 
 
-def files(directory: Path) -> list[Path]:
-    """The log's files, the oldest first."""
-    return sorted(directory.glob("[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"))
+@attrs.frozen(order=True)
+class LogFile:
+    """One file, packed or not; files are ordered as they were written.
 
-
-def newest_first(
-    directory: Path, durable: tuple[Path, int], since: float | None, marks: Sequence[bytes], after: str | None
-) -> Iterator[Event]:
-    """Events with all ``marks`` in their line, and the one with uid ``after``; those on the disk only.
-
-    :param durable: the newest file, and how much of it is synced.
-    :param since: seconds since the epoch; files that can hold nothing as new are not read.
+    :param day: as ``2026-11-22``, UTC, of its first line.
+    :param number: from 1 on, within its day.
     """
-    # An event is received after it happened; a day is for clocks that disagree.
-    oldest = "" if since is None else f"{datetime.fromtimestamp(since, UTC) - timedelta(days=1):%Y-%m-%d}"
-    last, size = durable
-    cursor = None if after is None else f'"uid":{json.dumps(after)}'.encode()
-    for path in reversed(files(directory)):
-        if path.name > last.name:
-            continue
-        if path.name < oldest:
-            return
-        for text in _lines_backwards(path, size if path == last else path.stat().st_size):
-            if all(mark in text for mark in marks) or (cursor is not None and cursor in text):
-                made = record(text + b"\n")
-                if made is not None:
-                    yield made["event"]
+
+    day: str
+    number: int = 1
+
+    @property
+    def name(self) -> str:
+        """The name while it is not packed, by which it is known."""
+        return f"{self.day}.jsonl" if self.number == 1 else f"{self.day}.{self.number:04d}.jsonl"
+
+    @property
+    def packed_name(self) -> str:
+        """The name once it is packed."""
+        return f"{self.name}.gz"
+
+    def following(self, day: str) -> LogFile:
+        """The file behind this one; a clock that goes back does not go back to an old day."""
+        return LogFile(day) if day > self.day else LogFile(self.day, self.number + 1)
+
+    def open(self, directory: Path) -> PlainFile | BlockFile:
+        """To read it; it may be packed at any moment.  OSError, and DamagedFile."""
+        with contextlib.suppress(FileNotFoundError):
+            return PlainFile(directory / self.name)
+        with contextlib.suppress(FileNotFoundError):
+            return BlockFile(directory / self.packed_name)
+        return PlainFile(directory / self.name)
+
+    def content_size(self, directory: Path) -> int:
+        """Bytes of its lines; 0 for what cannot be read."""
+        with contextlib.suppress(DamagedFile), contextlib.closing(self.open(directory)) as file:
+            return file.size
+        return 0
+
+    def lines(self, directory: Path, offset: int = 0) -> Iterator[bytes]:
+        """All lines from ``offset`` on, each with its end; the last may have none."""
+        with contextlib.closing(self.open(directory)) as file:
+            rest = b""
+            for piece in file.pieces(offset):
+                first, end, behind = piece.partition(b"\n")
+                if not end:
+                    rest += piece
+                    continue
+                yield rest + first + end
+                *lines, rest = behind.split(b"\n")
+                for text in lines:
+                    yield text + b"\n"
+            if rest:
+                yield rest
 
 
-def _lines_backwards(path: Path, size: int, block: int = 1 << 16) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        pieces: list[bytes] = []  # of one line, its end first
-        while size > 0:
-            start = max(0, size - block)
-            file.seek(start)
-            lines = file.read(size - start).split(b"\n")
-            size = start
-            if len(lines) > 1:
-                yield lines[-1] + b"".join(reversed(pieces))
-                yield from reversed(lines[1:-1])
-                pieces = []
-            pieces.append(lines[0])
-        yield b"".join(reversed(pieces))
+class PlainFile:
+    """A file that is not packed, read as a :class:`BlockFile` is."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset`` on; fewer at the end."""
+        self._file.seek(offset)
+        return self._file.read(size)
+
+    def pieces(self, offset: int = 0) -> Iterator[bytes]:
+        """All of it from ``offset`` on."""
+        self._file.seek(offset)
+        while piece := self._file.read(_PIECE):
+            yield piece
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self._file.close()
 
 
-def verify(directory: str | PathLike[str], *, checkpoint: str | None = None) -> int:
-    """Follow the chain through all files; returns how many lines there are.
+def files(directory: Path) -> list[LogFile]:
+    """The log's files, the oldest first; one that is there plain and packed comes once."""
+    found = set()
+    for path in directory.iterdir():
+        fits = _NAME.fullmatch(path.name.removesuffix(".gz"))
+        if fits:
+            found.add(LogFile(fits[1], int(fits[2] or 1)))
+    return sorted(found)
 
-    :param checkpoint: a value of :attr:`AuditLog.chain` kept elsewhere, which must come up.
 
-    Raises AuditUnavailable that names the first line that does not follow from the one before.
-    """
-    chain, count, seen = "", 0, checkpoint in (None, "")
-    for path in files(Path(directory)):
-        with open(path, "rb") as file:
-            for number, text in enumerate(file, 1):
-                body, mark, rest = text.rpartition(b',"chain":"')
-                chain = hashlib.sha256(chain.encode("ascii") + body).hexdigest()
-                if not mark or rest != chain.encode("ascii") + b'"}\n':
-                    raise AuditUnavailable(f"the audit log was changed at or before {path.name}:{number}")
-                count += 1
-                seen = seen or chain == checkpoint
-    if not seen:
-        raise AuditUnavailable("the audit log was cut: it does not contain the checkpoint")
-    return count
+def named(name: str) -> LogFile | None:
+    """The file of a :attr:`LogFile.name`."""
+    fits = _NAME.fullmatch(name)
+    return LogFile(fits[1], int(fits[2] or 1)) if fits else None

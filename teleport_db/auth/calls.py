@@ -8,15 +8,16 @@ import attrs
 
 from teleport_db.api.resources import Resource, check_kind, check_name, read
 from teleport_db.auth import body as fields
+from teleport_db.auth.auditcalls import AuditCalls
 from teleport_db.auth.routes import Caller
 from teleport_db.auth.server import AuthServer
 from teleport_db.auth.signing import DATABASE_SERVER_TTL, MAX_DATABASE_SERVER_TTL, Signed, bounded_ttl
-from teleport_db.auth.times import rfc3339, seconds_of
+from teleport_db.auth.times import rfc3339
 from teleport_db.errors import AccessDenied, BadRequest, NotFound
 from teleport_db.identity import Identity
 
-#: Events of one shipment, and of one answer to a search.
-MAX_EVENTS, MAX_FOUND = 2000, 10_000
+#: Events of one shipment.
+MAX_EVENTS = 2000
 
 
 @attrs.frozen
@@ -59,7 +60,7 @@ class Call:
         return int(value)
 
 
-class Calls:
+class Calls(AuditCalls):
     """The API's calls, one method a route."""
 
     def __init__(self, server: AuthServer) -> None:
@@ -253,18 +254,6 @@ class Calls:
         listing = self._server.presence.listing
         return {"items": await (listing(None, {}) if user is None else listing(call.caller.roles, user.traits))}
 
-    async def search_audit(self, call: Call) -> dict[str, Any]:
-        limit = call.whole("limit")
-        found = await self._server.audit.search(
-            limit=min(1000 if limit is None else limit, MAX_FOUND),
-            event=call.query.get("event") or None,
-            user=call.query.get("user") or None,
-            since=_when(call.query.get("since")),
-            until=_when(call.query.get("until")),
-            after=call.query.get("after") or None,
-        )
-        return {"events": found}
-
     async def add_user(self, call: Call) -> dict[str, Any]:
         ttl = self._server.invites.invite_ttl(fields.number(call.body, "ttl", 0))
         name = check_name("user", fields.text(call.body, "name"))
@@ -356,16 +345,6 @@ class Calls:
         else:
             await self._listers[kind].delete(name, by=call.by)
         return {}
-
-
-def _when(text: str | None) -> float | None:
-    """A time of the query: seconds since the epoch, or RFC 3339."""
-    if not text:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return seconds_of(text)
 
 
 def _check_event(host: Identity, event: dict[str, Any], cluster: str) -> None:

@@ -21,6 +21,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 
 import teleport_db
+from teleport_db.audit.checkpoints import Checkpoint
+from teleport_db.audit.finding import Page
+from teleport_db.audit.query import Query
+from teleport_db.audit.writing import Position
 from teleport_db.auth.authorities import KINDS, Authorities, load_or_create
 from teleport_db.auth.certificates import UserCertificates
 from teleport_db.auth.devices import Devices
@@ -64,15 +68,29 @@ class AuditLog(Protocol):
 
     def search(
         self,
+        query: Query = ...,
         *,
         limit: int,
-        event: str | None = None,
-        user: str | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        after: str | None = None,
-    ) -> Deferred[list[dict[str, Any]]]:
-        """Events, the newest first; those behind the one whose uid is ``after``."""
+        after: int | None = None,
+        oldest_first: bool = False,
+        joined: bool = False,
+    ) -> Deferred[Page]:
+        """Events; see :meth:`teleport_db.audit.log.AuditLog.search`."""
+
+    def recorded_sessions(
+        self, *, user: str | None = None, sid: str | None = None, limit: int, after: int | None = None
+    ) -> Deferred[tuple[list[dict[str, Any]], int | None]]:
+        """Sessions that were let in, the newest first, and where to go on."""
+
+    def checkpoint(self) -> Deferred[Checkpoint | None]:
+        """Sign all that there is."""
+
+    def changed(self) -> Deferred[None]:
+        """Fires when there is more."""
+
+    @property
+    def position(self) -> Position:
+        """The end of the log."""
 
 
 def read_static(tokens: Sequence[StaticToken]) -> list[StaticToken]:

@@ -223,6 +223,20 @@ class Authentication:
 
 
 @attrs.frozen
+class AuditFiles:
+    """How the files of the audit log are kept: ``auth_service.audit``.
+
+    :param max_file: bytes from which on the next file is begun.
+    :param retention: seconds after which a file is removed, counted from its last line; 0 for never.
+    :param compress: whether files that are closed are packed.
+    """
+
+    max_file: int = 64 << 20
+    retention: float = 0.0
+    compress: bool = True
+
+
+@attrs.frozen
 class AuthService:
     """The section ``auth_service``.
 
@@ -238,6 +252,7 @@ class AuthService:
     session_recording: str = "node"
     client_idle_timeout: float = 0.0
     disconnect_expired_cert: bool = False
+    audit: AuditFiles = AuditFiles()
 
 
 @attrs.frozen

@@ -23,6 +23,7 @@ from teleport_db.config.model import (
     WEB_PORT,
     Address,
     Amazon,
+    AuditFiles,
     Authentication,
     AuthService,
     Config,
@@ -264,6 +265,14 @@ _auth = section(
         "session_recording": scalar(choice(same("node", "node-sync", "proxy", "proxy-sync", "off"))),
         "client_idle_timeout": scalar(_idle),
         "disconnect_expired_cert": scalar(boolean),
+        "audit": section(
+            AuditFiles,
+            {
+                "max_file": scalar(values.parse_size),
+                "retention": scalar(values.parse_retention),
+                "compress": scalar(boolean),
+            },
+        ),
     },
     later=later.AUTH,
 )

@@ -38,6 +38,9 @@ auth_service:
   # client_idle_timeout: 30m
   # Whether sessions end when the certificate they came with does.
   # disconnect_expired_cert: yes
+  # Files of the audit log: how large they grow, how long they are kept ("never" removed is the default), and
+  # whether those that are full are compressed.
+  # audit: {max_file: 64MiB, retention: 365d, compress: yes}
 
 proxy_service:
   enabled: "yes"

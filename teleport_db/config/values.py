@@ -166,6 +166,31 @@ def parse_label_value(text: str) -> str:
     return text
 
 
+_SIZE = re.compile(r"([0-9]{1,12}) ?(KiB|MiB|GiB)")
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_DAYS = re.compile(r"([0-9]{1,5})d")
+
+
+def parse_size(text: str) -> int:
+    """How large a file of the audit log grows, in bytes: ``64MiB``."""
+    found = _SIZE.fullmatch(text)
+    size = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 64 << 10 <= size <= 4 << 30:
+        raise ValueError(f"not a size between 64KiB and 4GiB: {shown(text)} (as in 64MiB)")
+    return size
+
+
+def parse_retention(text: str) -> float:
+    """How long something is kept, in seconds: ``365d``, ``8760h``, or ``never`` removed, which is 0."""
+    if text.lower() == "never":
+        return 0.0
+    days = _DAYS.fullmatch(text)
+    kept = int(days[1]) * 86400.0 if days else parse_duration(text)
+    if kept < 86400:
+        raise ValueError(f"too short a time to keep an audit log: {shown(text)} (1d is the shortest, or never)")
+    return kept
+
+
 def parse_period(text: str) -> float:
     """How often a dynamic label's command runs, in seconds; once a second at most."""
     period = parse_duration(text)

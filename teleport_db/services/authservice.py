@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
@@ -44,7 +45,8 @@ class AuthProcess(Service):
     def __init__(self, config: Config, *, reactor: Any) -> None:
         self._config = config
         self._reactor = reactor
-        self._threads = ThreadPool(minthreads=0, maxthreads=1, name="audit")
+        # Whoever waits for an acknowledgement waits for nobody who searches, and for no file that is packed.
+        self._pools = [ThreadPool(minthreads=0, maxthreads=1, name=f"audit {use}") for use in ("log", "index", "files")]
         self._closers = Closers()
 
     async def open(self) -> None:
@@ -59,14 +61,21 @@ class AuthProcess(Service):
         config, reactor = self._config, self._reactor
         data = config.teleport.data_dir
         os.makedirs(os.path.join(data, "storage"), mode=0o700, exist_ok=True)
-        self._threads.start()
-        self._closers.add(self._threads.stop)
+        for pool in self._pools:
+            pool.start()
+            self._closers.add(pool.stop)
+        writing, indexing, packing = (partial(deferToThreadPool, reactor, pool) for pool in self._pools)
         self.audit = AuditLog(
             os.path.join(data, "audit"),
             clock=reactor,
-            in_thread=lambda function, *args: deferToThreadPool(reactor, self._threads, function, *args),
+            in_thread=writing,
+            index_thread=indexing,
+            pack_thread=packing,
+            keeping=config.auth.audit,
+            cluster=config.auth.cluster_name,
         )
         self._closers.add(self.audit.close)
+        self.audit.start()
         self.backend = SQLiteBackend(os.path.join(data, "storage", "state.sqlite"), reactor=reactor, clock=reactor)
         self._closers.add(self.backend.close)
         proxy = config.proxy.public_address(config.teleport.nodename)

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from teleport_db.audit import logfile
 from teleport_db.audit import sessions as sessions_module
 from teleport_db.audit.events import SessionEvents
-from teleport_db.audit.log import AuditLog, verify
+from teleport_db.audit.log import AuditLog
 from teleport_db.audit.sessions import OWN, Sessions
 from teleport_db.errors import AuditUnavailable
 from tests.audit.samples import NOW, session
@@ -36,7 +36,9 @@ class LostCase(LogCase):
 
     def told(self, log: AuditLog, sid: str = "1") -> list[tuple[Any, ...]]:
         """What the log has of a session, oldest first; its numbers have no gap and no duplicate."""
-        found = [event for event in reversed(self.successResultOf(log.search(limit=1000))) if event["sid"] == sid]
+        found = [
+            event for event in reversed(self.successResultOf(log.search(limit=1000)).events) if event["sid"] == sid
+        ]
         self.assertEqual([event["ei"] for event in found], list(range(len(found))))
         self.assertEqual(len({event["uid"] for event in found}), len(found))
         return [
@@ -66,7 +68,7 @@ class LostTests(LostCase):
         self.assertEqual(self.successResultOf(log.lose("a")), 0)
         self.assertEqual((log.open_sources(), log.open_sessions()), (set(), []))
         self.assertEqual(self.told(log), [*BEGUN, LOST])
-        (end,) = self.successResultOf(log.search(limit=1))
+        (end,) = self.successResultOf(log.search(limit=1)).events
         like = events.end(self.clock.seconds(), "agent_lost")
         self.assertEqual({**end, "uid": ""}, {**like, "uid": ""})
 
@@ -97,7 +99,7 @@ class LostTests(LostCase):
             self.assertEqual(self.told(log, sid), [("start", ""), *late, *late, *late, ("end", "client")])
             self.assertEqual(log.open_sessions(), [])
             self.assertEqual(log._state.sessions.kept(), {})
-        verify(self.directory)
+        self.whole()
 
     def test_reopened(self) -> None:
         """It names the end that it takes back, and is found like the session's other events."""
@@ -105,13 +107,13 @@ class LostTests(LostCase):
         events = self.begin(log)
         self.successResultOf(log.lose("a"))
         self.ship(log, events.query(NOW, b"select 2"))
-        query, reopened, end, *_ = self.successResultOf(log.search(limit=10))
+        query, reopened, end, *_ = self.successResultOf(log.search(limit=10)).events
         self.assertEqual((reopened["revokes"], reopened["code"]), (end["uid"], "TDB91I"))
         for name in ("user", "sid", "db_service", "db_name", "db_user", "server_id", "cluster_name"):
             self.assertEqual(reopened[name], query[name])
         self.assertEqual((query["recorded_ei"], query["ei"]), (2, 4))
         self.successResultOf(log.lose("a"))
-        (again,) = self.successResultOf(log.search(limit=1))
+        (again,) = self.successResultOf(log.search(limit=1)).events
         self.assertEqual({**again, "ei": 0, "uid": ""}, {**end, "ei": 0, "uid": ""})
 
     def test_sent_again(self) -> None:
@@ -181,13 +183,12 @@ class LostTests(LostCase):
                 thread.step()
             for done in waiting:
                 self.successResultOf(done)
-            found = log.search(limit=100)
-            thread.step()
-            numbers = [event["ei"] for event in reversed(self.successResultOf(found)) if event["sid"] == sid]
+            found = self.successResultOf(log.search(limit=100)).events
+            numbers = [event["ei"] for event in reversed(found) if event["sid"] == sid]
             self.assertEqual(numbers, list(range(8 if ends_itself else 6)))
             self.opened = None
             log.close()
-            thread.step()
+            thread.finish()
 
     def test_failed_write(self) -> None:
         """An end that could not be written is not there, and is made up later."""

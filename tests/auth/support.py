@@ -18,6 +18,10 @@ from twisted.web.server import Request
 from twisted.web.test.requesthelper import DummyChannel
 from zope.interface import implementer
 
+from teleport_db.audit.checkpoints import Checkpoint
+from teleport_db.audit.finding import Page
+from teleport_db.audit.query import Query
+from teleport_db.audit.writing import Position
 from teleport_db.auth.http import API
 from teleport_db.auth.server import AuthServer
 from teleport_db.certs.keys import der, load_certificate, new_key, public_pem
@@ -64,13 +68,21 @@ class MemoryAudit:
         self.lost.append((source, before))
         return succeed(1)
 
-    def search(self, *, limit: int, **wanted: Any) -> Deferred[list[Any]]:
-        keep = [
-            event
-            for event in reversed(self.events)
-            if all(event.get(key) == value for key, value in wanted.items() if value is not None)
-        ]
-        return succeed(keep[:limit])
+    def search(self, query: Query = Query(), *, limit: int, **more: Any) -> Deferred[Page]:  # noqa: B008 - frozen
+        return succeed(Page([dict(event) for event in reversed(self.events) if query.matches(event)][:limit]))
+
+    def recorded_sessions(self, **more: Any) -> Deferred[tuple[list[dict[str, Any]], int | None]]:
+        return succeed(([], None))
+
+    def checkpoint(self) -> Deferred[Checkpoint | None]:
+        return succeed(None)
+
+    def changed(self) -> Deferred[None]:
+        return Deferred()
+
+    @property
+    def position(self) -> Position:
+        return Position(count=len(self.events))
 
     def codes(self) -> list[str]:
         return [event["code"] for event in self.events]

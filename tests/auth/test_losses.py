@@ -7,6 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.audit.log import AuditLog
+from teleport_db.audit.query import Query
 from teleport_db.auth.losses import LOOK_SECONDS, LOST_SECONDS, START_SECONDS, Losses
 from teleport_db.db.agent import PRESENCE_SECONDS
 from tests.audit.samples import session
@@ -43,7 +44,7 @@ class LossesTests(SynchronousTestCase):
         self.successResultOf(self.audit.receive(source, [(self.seq, event)]))
 
     def ends(self) -> list[tuple[str, str, float]]:
-        found = self.successResultOf(self.audit.search(limit=100, event="db.session.end"))
+        found = self.successResultOf(self.audit.search(Query(event="db.session.end"), limit=100)).events
         return [(event["sid"], event["reason"], event["ei"]) for event in reversed(found)]
 
     def pass_time(self, seconds: float, *alive: str) -> None:
@@ -119,7 +120,7 @@ class LossesTests(SynchronousTestCase):
         self.pass_time(600, "a")
         self.assertEqual(len(self.audit.open_sessions()), 1)
         self.ship("a", events.end(NOW, "client"))
-        found = self.successResultOf(self.audit.search(limit=100))
+        found = self.successResultOf(self.audit.search(limit=100)).events
         self.assertEqual(
             [(event["ei"], event["event"].removeprefix("db.session.")) for event in reversed(found)],
             [(0, "start"), (1, "end"), (2, "reopened"), (3, "query"), (4, "end")],

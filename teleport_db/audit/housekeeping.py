@@ -1,0 +1,86 @@
+"""What is done with files of the audit log that are closed: packed, and one day removed.
+
+::
+
+    packed     2026-11-22.jsonl ─▶ .2026-11-22.jsonl.gz.tmp, synced ─▶ 2026-11-22.jsonl.gz ─▶ the plain one goes
+    removed    audit.retention {count, chain} is in the log ─▶ the files before that line go, the oldest first
+
+A file begins with a checkpoint, so what is left verifies without what was removed; and the record in the log, which
+later checkpoints vouch for, says that it was retention that removed it, and up to which line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+from teleport_db.audit import logfile
+from teleport_db.audit.blocks import pack
+from teleport_db.audit.checkpoints import Checkpoint, Point, no_point, read_checkpoint
+from teleport_db.audit.logfile import LogFile
+from teleport_db.audit.query import milliseconds
+from teleport_db.certs.files import sync_directory
+
+#: The event that says what retention removed.
+RETENTION = "audit.retention"
+
+
+@attrs.frozen
+class Expired:
+    """Files to remove.
+
+    :param oldest: the one that is the oldest then, and its first line.
+    """
+
+    files: tuple[LogFile, ...]
+    oldest: LogFile
+    head: Checkpoint
+
+
+def head(directory: Path, file: LogFile) -> Checkpoint | None:
+    """The checkpoint a file begins with; None when it has none."""
+    line = next(file.lines(directory), b"")
+    return read_checkpoint(line)
+
+
+def expired(directory: Path, now: float, retention: float) -> Expired | None:
+    """Which files' time has come; what a file holds is older than the beginning of the next.
+
+    :param now: seconds since the epoch; ``retention``: seconds, 0 for never.
+    """
+    files, found = logfile.files(directory), None
+    if not retention:
+        return None
+    for number, following in enumerate(files[1:], 1):
+        begun = head(directory, following)
+        if begun is None or milliseconds(begun.time) > (now - retention) * 1000:
+            break
+        found = Expired(tuple(files[:number]), following, begun)
+    return found
+
+
+def remove(directory: Path, files: tuple[LogFile, ...], *, at: Point = no_point) -> None:
+    """Remove files, the oldest first, so that a crash leaves no gap."""
+    for file in files:
+        for name in (file.name, file.packed_name):
+            (directory / name).unlink(missing_ok=True)
+        sync_directory(directory)
+        at("file removed")
+
+
+def unpacked(directory: Path) -> list[LogFile]:
+    """Closed files that are plain, or plain as well."""
+    return [file for file in logfile.files(directory)[:-1] if (directory / file.name).exists()]
+
+
+def pack_file(directory: Path, file: LogFile, *, at: Point = no_point) -> None:
+    """Pack a closed file; killed anywhere, the plain one or the packed one is whole."""
+    plain, temporary = directory / file.name, directory / f".{file.packed_name}.tmp"
+    pack(plain, temporary)
+    at("packed")
+    temporary.rename(directory / file.packed_name)
+    sync_directory(directory)
+    at("renamed")
+    plain.unlink()
+    sync_directory(directory)

@@ -26,7 +26,7 @@ def profiled(system: System, file: str) -> Iterator[None]:
     path = Path(file)
     watchers = [
         subprocess.Popen(
-            [program, "record", "--native", "--idle", "-r", "200", "-o", target, "--pid", str(process.pid)],
+            [program, "record", "--nonblocking", "-r", "100", "-o", target, "--pid", str(process.pid)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from teleport_db.errors import TeleportDBError
-from teleport_db.pgwire.frontend import FrontendScanner, Statement
+from teleport_db.pgwire.frontend import FrontendScanner, FunctionCall, Query, Statement, StatementPart, Sync
 from teleport_db.pgwire.messages import HEADER, HEADER_SIZE, ready_for_query
 
 #: ReadyForQuery but for its last byte, the state of the transaction.
@@ -40,6 +40,7 @@ class FrontendRelay:
         self._scan = self._scanner.feed
         #: Chunks so far: another number than before means that the client was heard of.
         self.heard = 0
+        self._rounds = 0
         self._record = record
         self._forward = forward
         self._failed = failed
@@ -48,7 +49,11 @@ class FrontendRelay:
         """Some bytes of the client."""
         self.heard += 1
         try:
-            forward, statements = self._scan(data)
+            forward, found = self._scan(data)
+            for message in found:
+                whole = not isinstance(message, StatementPart) or message.last
+                self._rounds += whole and isinstance(message, Query | FunctionCall | Sync | StatementPart)
+            statements = [message for message in found if isinstance(message, Statement)]
             if statements:
                 self._record(statements)
         except TeleportDBError as error:
@@ -60,7 +65,7 @@ class FrontendRelay:
     @property
     def rounds(self) -> int:
         """How many ReadyForQuery the database owes for all that was received."""
-        return self._scanner.rounds
+        return self._rounds
 
 
 class BackendRelay:

@@ -9,7 +9,8 @@
 Messages are found by walking headers in place.  Bytes are never re-framed (CVE-2024-27304: a length
 computed again is a length that can overflow): what goes on are slices of what came, in order.
 
-* Unaudited messages (CopyData, Sync, ...) stream through in whatever pieces they come.
+* Unaudited messages (CopyData, Flush, ...) stream through in whatever pieces they come; Sync, Describe and
+  the end of a COPY are given too, since what the database answers is understood by them.
 * An audited message of up to 64 KiB is held until it is whole, then released with its statement.
 * A larger one goes on in parts, each with its :class:`StatementPart`; the last byte goes with the last
   part.  PostgreSQL cannot run a part of a message, so nothing runs that was not recorded.
@@ -28,18 +29,25 @@ import hashlib
 from teleport_db.errors import RemoteProtocolError
 from teleport_db.pgwire.messages import HEADER, HEADER_SIZE, MAX_LENGTH
 from teleport_db.pgwire.statements import (
+    COPY_ENDED,
+    SYNC_SENT,
     Bind,
     Close,
+    CopyEnd,
     Decoder,
+    Describe,
     Execute,
+    FrontendMessage,
     FunctionCall,
     Parse,
     Query,
     Statement,
     StatementPart,
+    Sync,
     Unreadable,
     decode_bind,
     decode_close,
+    decode_describe,
     decode_execute,
     decode_function_call,
     decode_parse,
@@ -51,7 +59,10 @@ __all__ = [
     "MAX_PAYLOAD",
     "Bind",
     "Close",
+    "CopyEnd",
+    "Describe",
     "Execute",
+    "FrontendMessage",
     "FrontendScanner",
     "FunctionCall",
     "MalformedMessage",
@@ -59,6 +70,7 @@ __all__ = [
     "Query",
     "Statement",
     "StatementPart",
+    "Sync",
 ]
 
 #: Bytes of SQL in one statement or part.
@@ -78,14 +90,18 @@ _DECODERS: dict[int, Decoder] = {
     ord("B"): decode_bind,
     ord("E"): decode_execute,
     ord("C"): decode_close,
+    ord("D"): decode_describe,
     ord("F"): decode_function_call,
 }
 #: Audited types that may be larger than what is held, and their names in a StatementPart.
 _LARGE = {ord("Q"): "Query", ord("P"): "Parse", ord("B"): "Bind", ord("F"): "FunctionCall"}
-#: Describe, Sync, Flush, CopyData, CopyDone, CopyFail, Terminate, and the answers to authentication.
-_UNAUDITED = frozenset(b"DSHdcfXp")
-#: Query, FunctionCall, Sync.
-_ROUNDS = frozenset(b"QFS")
+#: Flush, CopyData, Terminate, and the answers to authentication; and those that are known by their type alone.
+_UNAUDITED: dict[int, FrontendMessage | None] = {
+    **dict.fromkeys(b"HdXp"),
+    ord("S"): SYNC_SENT,
+    ord("c"): COPY_ENDED,
+    ord("f"): COPY_ENDED,
+}
 
 
 class MalformedMessage(RemoteProtocolError):
@@ -115,14 +131,15 @@ class _Large:
         self.digest = hashlib.sha256()
         self.digested = 0
 
-    def take(self, data: bytes) -> tuple[bytes, list[Statement]]:
-        """More of the body, never more than is missing."""
+    def take(self, data: bytes) -> tuple[bytes, list[FrontendMessage], list[int]]:
+        """More of the body, never more than is missing; what goes on, the parts, and where each ends in it."""
         if len(self.beginning) < MAX_PAYLOAD:
             self.beginning += data[: MAX_PAYLOAD - len(self.beginning)]
         self.held += data
         self.missing -= len(data)
-        parts: list[Statement] = []
-        released = []
+        parts: list[FrontendMessage] = []
+        released: list[bytes] = []
+        ends: list[int] = []
         # Parts depend on the message alone, not on how the network divided it; the last is never empty.
         while len(self.held) >= MAX_PART and len(self.held) + self.missing > MAX_PART + 1:
             end = _character_end(self.held, MAX_PART)
@@ -131,6 +148,7 @@ class _Large:
             released += [self.prefix, piece]
             self.prefix = b""
             parts.append(self._part(piece, last=False))
+            ends.append(sum(map(len, released)))
         if not self.missing:
             piece = bytes(self.held)
             self.held.clear()
@@ -140,7 +158,8 @@ class _Large:
                     raise Unreadable
                 piece = piece[:-1]
             parts.append(self._part(piece, last=True))
-        return b"".join(released), parts
+            ends.append(sum(map(len, released)))
+        return b"".join(released), parts, ends
 
     def _part(self, piece: bytes, last: bool) -> StatementPart:
         if self.kind == ord("Q") and b"\0" in piece:
@@ -166,13 +185,16 @@ def _character_end(data: bytearray, end: int) -> int:
 
 
 class FrontendScanner:
-    """Finds the audited messages of one session in what its client sends."""
+    """Finds the audited messages of one session in what its client sends.
 
-    __slots__ = ("_error", "_held", "_large", "_need", "_passing", "rounds")
+    :ivar ends: of the messages that :meth:`feed` gave last, where each ends in the bytes it gave; of one that
+        streams through perhaps behind them.
+    """
+
+    __slots__ = ("_error", "_held", "_large", "_need", "_passing", "ends")
 
     def __init__(self) -> None:
-        #: Messages so far that the server answers with a ReadyForQuery of their own.
-        self.rounds = 0
+        self.ends: list[int] = []
         self._passing = 0  # bytes of an unaudited message that are still to come
         self._need = 0  # not 0: `_held` waits for so many bytes, or one of the two below is set
         self._held = bytearray()
@@ -189,13 +211,14 @@ class FrontendScanner:
         """Whether all that was received made whole messages."""
         return not (self._passing or self._need)
 
-    def feed(self, data: bytes) -> tuple[bytes, list[Statement]]:
+    def feed(self, data: bytes) -> tuple[bytes, list[FrontendMessage]]:
         """Take a chunk from the client.
 
-        :return: bytes that may go on once the statements have been recorded, and the statements that they
-            complete, in order.
+        :return: bytes that may go on once the statements have been recorded, and the messages that they
+            complete (of those that stream through: that begin in them), in order.
         :raises MalformedMessage: also at every later call.
         """
+        self.ends = []
         if self._need:
             return self._resume(data)
         passing = self._passing
@@ -208,9 +231,10 @@ class FrontendScanner:
         self._passing = 0
         return self._scan(data, passing)
 
-    def _scan(self, data: bytes, position: int) -> tuple[bytes, list[Statement]]:
+    def _scan(self, data: bytes, position: int) -> tuple[bytes, list[FrontendMessage]]:
         """Walk the headers from `position` on; what is before it passes."""
-        statements: list[Statement] = []
+        statements: list[FrontendMessage] = []
+        ends = self.ends = []
         end = len(data)
         last_header = end - HEADER_SIZE
         decoder_of = _DECODERS.get
@@ -233,10 +257,14 @@ class FrontendScanner:
                     statements.append(decode(data, position + HEADER_SIZE, following))
                 except Unreadable:
                     raise self._malformed(data, position, "cannot be read") from None
+                ends.append(following)
             elif kind not in _UNAUDITED:
                 raise self._malformed(data, position, "is none of PostgreSQL's")
-            if kind in _ROUNDS:
-                self.rounds += 1
+            else:
+                known = _UNAUDITED[kind]
+                if known is not None:
+                    statements.append(known)
+                    ends.append(following)
             position = following
         if position >= end:
             self._passing = position - end
@@ -248,7 +276,7 @@ class FrontendScanner:
         self._need = need
         return data[:position]
 
-    def _resume(self, data: bytes) -> tuple[bytes, list[Statement]]:
+    def _resume(self, data: bytes) -> tuple[bytes, list[FrontendMessage]]:
         """Go on with a message that was not whole."""
         if self._error is not None:
             raise MalformedMessage(self._error.public, payload=self._error.payload)
@@ -263,26 +291,28 @@ class FrontendScanner:
         held.clear()
         return self._scan(whole, 0)
 
-    def _begin_large(self, data: bytes, position: int, statements: list[Statement]) -> tuple[bytes, list[Statement]]:
+    def _begin_large(
+        self, data: bytes, position: int, statements: list[FrontendMessage]
+    ) -> tuple[bytes, list[FrontendMessage]]:
         kind, length = HEADER.unpack_from(data, position)
         if kind not in _LARGE:
             raise self._malformed(data, position, f"has an impossible length, {length}")
-        body = position + HEADER_SIZE
-        if kind in _ROUNDS:
-            self.rounds += 1
+        body, ends = position + HEADER_SIZE, self.ends
         self._large = _Large(kind, data[position:body], length - 4)
         self._need = 1
         released, more = self._resume_large(data[body:])
+        self.ends = ends + [position + end for end in self.ends]
         return data[:position] + released, statements + more
 
-    def _resume_large(self, data: bytes) -> tuple[bytes, list[Statement]]:
+    def _resume_large(self, data: bytes) -> tuple[bytes, list[FrontendMessage]]:
         large = self._large
         assert large is not None
         missing = large.missing
         try:
-            released, statements = large.take(data[:missing])
+            released, statements, ends = large.take(data[:missing])
         except Unreadable:
             raise self._malformed(large.beginning, 0, "cannot be read") from None
+        self.ends = ends
         if large.missing:
             return released, statements
         self._large = None
@@ -290,6 +320,7 @@ class FrontendScanner:
         if len(data) == missing:
             return released, statements
         more, others = self._scan(data[missing:], 0)
+        self.ends = ends + [len(released) + end for end in self.ends]
         return released + more, statements + others
 
     def _malformed(self, data: bytes, position: int, what: str) -> MalformedMessage:

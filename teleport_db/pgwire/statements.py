@@ -1,4 +1,4 @@
-"""The frontend messages that are audited, and how each is read.
+"""The frontend messages that are looked at, and how each is read.
 
 Every function here takes a buffer and the bounds of one body in it, copies nothing but what it returns,
 and raises :class:`Unreadable` unless the body is exactly what PostgreSQL's ``postgres.c`` would take
@@ -90,10 +90,30 @@ class FunctionCall:
     """Call a function by its OID, without SQL: ``F``.
 
     :param arguments: values as sent; None is NULL.
+    :param formats: of the arguments, as in a Bind.
     """
 
     oid: int
     arguments: tuple[bytes | None, ...] = ()
+    formats: tuple[int, ...] = ()
+
+
+@attrs.frozen(slots=False)
+class Describe:
+    """Ask what a prepared statement or a portal gives: ``D``; fields as of a Close."""
+
+    kind: bytes
+    name: bytes
+
+
+@attrs.frozen(slots=False)
+class Sync:
+    """The end of a batch: ``S``.  What went wrong before it ends here."""
+
+
+@attrs.frozen(slots=False)
+class CopyEnd:
+    """No more CopyData comes: CopyDone ``c`` or CopyFail ``f``."""
 
 
 @attrs.frozen(slots=False)
@@ -117,8 +137,14 @@ class StatementPart:
     sha256: str = ""
 
 
+#: What is audited, in an event of its own or as a part of one.
 Statement = Query | Parse | Bind | Execute | Close | FunctionCall | StatementPart
-Decoder = Callable[[bytes, int, int], Statement]
+#: What has to be known of to tell which of the server's answers belongs to what.
+FrontendMessage = Statement | Describe | Sync | CopyEnd
+Decoder = Callable[[bytes, int, int], FrontendMessage]
+
+SYNC_SENT = Sync()
+COPY_ENDED = CopyEnd()
 
 
 def decode_query(data: bytes, start: int, end: int) -> Query:
@@ -202,21 +228,37 @@ def decode_execute(data: bytes, start: int, end: int) -> Execute:
     return Execute(data[start:stop], _INT32(data, stop + 1)[0])
 
 
-def decode_close(data: bytes, start: int, end: int) -> Close:
-    """``Byte1 kind, String name``."""
+def _target(data: bytes, start: int, end: int) -> tuple[bytes, bytes]:
+    """``Byte1 kind, String name``, as in Close and Describe."""
     kind = data[start : start + 1]
     if end - start < 2 or kind not in (b"S", b"P") or data.find(0, start + 1, end) != end - 1:
         raise Unreadable
-    return Close(kind, data[start + 1 : end - 1])
+    return kind, data[start + 1 : end - 1]
+
+
+def decode_close(data: bytes, start: int, end: int) -> Close:
+    """``Byte1 kind, String name``."""
+    return Close(*_target(data, start, end))
+
+
+#: What nearly every driver sends, made once.
+_DESCRIBE_PORTAL = Describe(b"P", b"")
+
+
+def decode_describe(data: bytes, start: int, end: int) -> Describe:
+    """``Byte1 kind, String name``."""
+    if data[start:end] == b"P\0":
+        return _DESCRIBE_PORTAL
+    return Describe(*_target(data, start, end))
 
 
 def decode_function_call(data: bytes, start: int, end: int) -> FunctionCall:
     """``Int32 oid, formats and values, Int16 result format``."""
     try:
         (oid,) = _UINT32(data, start)
-        _, values, position = _values(data, start + 4, end)
+        formats, values, position = _values(data, start + 4, end)
     except struct.error:
         raise Unreadable from None
     if position + 2 != end:
         raise Unreadable
-    return FunctionCall(oid, values)
+    return FunctionCall(oid, values, formats)

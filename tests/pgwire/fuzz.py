@@ -19,10 +19,13 @@ from teleport_db.errors import LocalProtocolError, TeleportDBError
 from teleport_db.pgwire import messages
 from teleport_db.pgwire.authentication import METHODS
 from teleport_db.pgwire.backend_tls import BackendTLS
+from teleport_db.pgwire.executions import Executions
 from teleport_db.pgwire.frontend import MAX_PART, FrontendScanner
 from teleport_db.pgwire.login import MAX_LOGIN_MESSAGE, BackendLogin, Derivation, Done, Refused, Relay, Secret
+from teleport_db.pgwire.prepared import Execution
 from teleport_db.pgwire.scram import MAX_ITERATIONS
 from teleport_db.pgwire.startup import MAX_STARTUP, Cancel, Opening, StartTLS, Startup, StartupMessage
+from teleport_db.pgwire.walk import BackendWalk
 from tests.pgwire import wire
 
 
@@ -63,6 +66,12 @@ BACKEND = [
     messages.authentication(10, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0")
     + messages.authentication(11, b"r=nonce+more,s=c2FsdA==,i=1"),
     messages.authentication(5, b"salt") + _OK + messages.ready_for_query(),
+]
+ANSWERS = [
+    b"".join(messages.message(bytes([kind])) for kind in b"123nsI") + messages.message(b"C", b"SELECT 1\0"),
+    messages.message(b"T", b"\0\1") + messages.message(b"D", b"\0\0") * 3 + messages.message(b"C", b"COPY 3\0"),
+    messages.message(b"t", b"\0\1\0\0\0\x17") + _ERROR + messages.ready_for_query(b"E"),
+    messages.message(b"G", b"\0\0\0") + _ERROR + messages.ready_for_query() + messages.message(b"V", b"abcd"),
 ]
 #: What follows a server-first-message once the key is derived.
 SERVER_FINALS = [
@@ -107,14 +116,29 @@ def _require(holds: bool, what: str) -> None:
 
 
 def fuzz_frontend(rng: random.Random, data: bytes) -> None:
-    """FrontendScanner: what it releases is a beginning of what came."""
-    scanner = FrontendScanner()
+    """FrontendScanner: what it releases is a beginning of what came; the executions in it have numbers."""
+    scanner, executions = FrontendScanner(), Executions()
     released = b""
     for piece in _pieces(rng, data):
-        released += scanner.feed(piece)[0]
+        more, sent = scanner.feed(piece)
+        executions.sent(sent, scanner.ends, base=len(released))
+        released += more
         _require(scanner.buffered <= MAX_PART + 6, "the scanner holds too much")
     _require(data.startswith(released), "released bytes are not those received")
     _require(len(released) + scanner.buffered == len(data), "bytes were lost")
+
+
+def fuzz_answers(rng: random.Random, data: bytes) -> None:
+    """BackendWalk and Executions: each execution gets one result, whatever a server says."""
+    scanner, executions, walk = FrontendScanner(), Executions(), BackendWalk()
+    _, sent = scanner.feed(FRONTEND[0] + FRONTEND[1] + messages.SYNC + FRONTEND[3] + FRONTEND[4])
+    executions.sent(sent, scanner.ends)
+    for piece in _pieces(rng, data):
+        executions.answered(walk.feed(piece))
+    executions.lost(walk.rows, walk.size)
+    _require(executions.idle, "something is owed for ever")
+    results = [one.id for one in executions.done if isinstance(one, Execution)]
+    _require(sorted(results) == [1, 2, 3, 4], "an execution has no result, or two")
 
 
 def fuzz_opening(rng: random.Random, data: bytes) -> None:
@@ -173,6 +197,7 @@ def fuzz_fields(_: random.Random, data: bytes) -> None:
 _LOGIN = wire.startup((b"user", b"bob"))
 TARGETS: list[tuple[Callable[[random.Random, bytes], None], Sequence[bytes]]] = [
     (fuzz_frontend, FRONTEND),
+    (fuzz_answers, ANSWERS),
     (fuzz_opening, OPENINGS),
     (fuzz_startup, [_STARTUP, OPENINGS[4]]),
     (fuzz_login, BACKEND),

@@ -13,7 +13,10 @@ from teleport_db.pgwire.frontend import (
     MAX_PAYLOAD,
     Bind,
     Close,
+    CopyEnd,
+    Describe,
     Execute,
+    FrontendMessage,
     FrontendScanner,
     FunctionCall,
     MalformedMessage,
@@ -21,6 +24,7 @@ from teleport_db.pgwire.frontend import (
     Query,
     Statement,
     StatementPart,
+    Sync,
 )
 from teleport_db.pgwire.messages import FLUSH, SYNC, TERMINATE, message
 from tests.pgwire.wire import (
@@ -51,11 +55,10 @@ AUDITED: list[tuple[bytes, Statement]] = [
     (execute(b"", -1), Execute(b"", -1)),
     (close(b"S", b"s"), Close(b"S", b"s")),
     (close(b"P", b""), Close(b"P", b"")),
-    (function_call(963, [b"\0\0\0\x05", None]), FunctionCall(963, (b"\0\0\0\x05", None))),
+    (function_call(963, [b"\0\0\0\x05", None]), FunctionCall(963, (b"\0\0\0\x05", None), (1,))),
     (function_call(0xFFFFFFFF, [], []), FunctionCall(0xFFFFFFFF, ())),
 ]
 UNAUDITED = [
-    DESCRIBE,
     SYNC,
     FLUSH,
     TERMINATE,
@@ -73,7 +76,7 @@ def scan(*chunks: bytes) -> tuple[bytes, list[Statement], FrontendScanner]:
     for chunk in chunks:
         data, found = scanner.feed(chunk)
         released += data
-        statements += found
+        statements += [message for message in found if isinstance(message, Statement)]
     return released, statements, scanner
 
 
@@ -105,7 +108,40 @@ class MessageTests(SynchronousTestCase):
                 released, found = scanner.feed(first)
                 self.assertEqual(released, first if len(first) >= 5 else b"")
                 released += scanner.feed(second)[0]
-                self.assertEqual((released, found), (wire, []))
+                self.assertEqual(released, wire)
+                self.assertFalse([message for message in found if isinstance(message, Statement)])
+
+    def test_what_answers_are_told_by(self) -> None:
+        """Sync, Describe and the end of a COPY are given, and where each message ends in what is released."""
+        wire = DESCRIBE + SYNC + query(b"x") + COPY_DONE + message(b"f", b"no\0") + FLUSH + message(b"D", b"Sname\0")
+        given = [Describe(b"P", b""), Sync(), Query(b"x"), CopyEnd(), CopyEnd(), Describe(b"S", b"name")]
+        edges = [7, 12, 19, 24, 32, len(wire)]
+        for first, second in cuts(wire):
+            scanner = FrontendScanner()
+            found: list[FrontendMessage] = []
+            ends: list[int] = []
+            before = 0
+            for chunk in (first, second):
+                released, messages = scanner.feed(chunk)
+                self.assertEqual(len(messages), len(scanner.ends))
+                found += messages
+                ends += [before + end for end in scanner.ends]
+                before += len(released)
+            self.assertEqual((found, ends), (given, edges))
+
+    def test_ends_around_parts(self) -> None:
+        """Also of the parts of a large message and of its neighbours."""
+        wire = query(b"one") + query(b"b" * (2 * MAX_PART + 9)) + SYNC + query(b"three")
+        for size in (1000, 65536, len(wire)):
+            scanner, before, ends = FrontendScanner(), 0, []
+            for start in range(0, len(wire), size):
+                released, messages = scanner.feed(wire[start : start + size])
+                self.assertEqual(len(messages), len(scanner.ends))
+                ends += [before + end for end in scanner.ends]
+                before += len(released)
+            first, large = len(query(b"one")), len(query(b"b" * (2 * MAX_PART + 9)))
+            parts = [first + 5 + MAX_PART, first + 5 + 2 * MAX_PART, first + large]
+            self.assertEqual(ends, [first, *parts, first + large + 5, len(wire)])
 
     def test_row_13_pipelines_divided_everywhere(self) -> None:
         """Everything in a row: in order, byte by byte the same."""
@@ -120,7 +156,7 @@ class MessageTests(SynchronousTestCase):
     def test_row_5_function_call_is_audited(self) -> None:
         """Large objects are made of it, and so is pg_read_file without a word of SQL."""
         _, statements, _ = scan(function_call(3293, [b"/etc/passwd"]))
-        self.assertEqual(statements, [FunctionCall(3293, (b"/etc/passwd",))])
+        self.assertEqual(statements, [FunctionCall(3293, (b"/etc/passwd",), (1,))])
 
     def test_row_16_sql_stays_bytes(self) -> None:
         """LATIN1, SJIS or nothing at all: the client's encoding is none of ours."""
@@ -146,7 +182,8 @@ class CopyTests(SynchronousTestCase):
         half = rows[:-2]
         self.assertIs(scanner.feed(half)[0], half)
         self.assertEqual(
-            scanner.feed(rows[-2:] + COPY_DONE + query(b"x")), (rows[-2:] + COPY_DONE + query(b"x"), [Query(b"x")])
+            scanner.feed(rows[-2:] + COPY_DONE + query(b"x")),
+            (rows[-2:] + COPY_DONE + query(b"x"), [CopyEnd(), Query(b"x")]),
         )
 
     def test_row_13_the_end_of_the_data(self) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IStreamClientEndpoint
 
+    from teleport_db.errors import TeleportDBError
     from teleport_db.identity import DatabaseRoute
 
 
@@ -53,6 +54,9 @@ class Credentials:
     :param name: what this is, for the agent's log: ``the password in /etc/...``.
     :param compute: does a calculation of up to half a second (SCRAM's) away from the reactor's thread;
         without it that is done on the spot.
+    :param wildcard: the server's certificate may be one for ``*`` in the place of its name's first part.
+    :param trust: how the server's certificate is verified, for people when it does not.
+    :param advise: from a login's failure to what can be done about it, in a sentence; "" for nothing to add.
     """
 
     context: Any
@@ -60,6 +64,9 @@ class Credentials:
     methods: tuple[str, ...] = ("none", "password")
     name: str = ""
     compute: Callable[[Callable[[], bytes]], Deferred[bytes]] | None = attrs.field(default=None, repr=False, eq=False)
+    wildcard: bool = False
+    trust: str = "its certificate: tctl auth sign --format=db"
+    advise: Callable[[TeleportDBError], str] | None = attrs.field(default=None, repr=False, eq=False)
 
 
 class IBackend(Interface):

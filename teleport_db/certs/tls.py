@@ -123,14 +123,19 @@ def client_context(
     return context
 
 
-def verify_name(certificate_der: bytes, name: str) -> None:
+def verify_name(certificate_der: bytes, name: str, *, wildcard: bool = False) -> None:
     """Check that a certificate is for ``name``, a DNS name or an IP literal.
 
     Only whole SAN entries count: neither the common name nor a wildcard does.
 
+    :param wildcard: an entry counts as well that is ``name`` with ``*`` in the place of its first part; for
+        services whose names are all of one owner.
+
     Raises AuthenticationFailed, which says whom we wanted and whom the certificate names.
     """
     certificate = _load(certificate_der)
+    if wildcard and _below_wildcard(certificate, name):
+        return
     patterns = _patterns(certificate)
     wanted: ServiceID
     try:
@@ -252,6 +257,15 @@ def _patterns(certificate: x509.Certificate) -> list[CertificatePattern]:
         except CertificateError:
             continue  # an address in a dNSName matches nothing, and spoils nothing
     return patterns
+
+
+def _below_wildcard(certificate: x509.Certificate, name: str) -> bool:
+    san = _names(certificate)
+    _, _, parent = name.rstrip(".").lower().partition(".")
+    # Two parts at least below the star: nobody owns all names of a top-level domain.
+    if san is None or "." not in parent or parent.replace(".", "").isdigit():
+        return False
+    return f"*.{parent}" in (entry.lower() for entry in san.get_values_for_type(x509.DNSName))
 
 
 def _spell(certificate: x509.Certificate) -> list[str]:

@@ -33,12 +33,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from teleport_db.certs.binding import server_end_point
+from teleport_db.certs.tls import verify_name
 from teleport_db.errors import AuthenticationFailed, DatabaseUnreachable, TeleportDBError
 from teleport_db.interfaces import Credentials
-from teleport_db.net.tlslayer import TLSClientEndpoint
+from teleport_db.net.tlslayer import TLSClientEndpoint, TLSLayer
 from teleport_db.pgwire.backend_tls import BackendTLS
 from teleport_db.pgwire.login import BackendLogin, Derivation, Done, LoginEvent, Refused, Relay, Secret, Send
-from teleport_db.pgwire.messages import cancel_request
+from teleport_db.pgwire.messages import cancel_request, error_response
 
 #: Seconds a database has for TLS and login together.
 LOGIN_SECONDS = 15.0
@@ -53,17 +54,31 @@ class DatabaseRefused(TeleportDBError):
     :param fields: of its ErrorResponse, by field code.
     :param raw: the ErrorResponse as it came.
     :param detail: for the log: what it was asked with.
+    :param advice: what can be done about it, where that is known.
     """
 
     status = 403
     code = "database_refused"
 
-    def __init__(self, fields: dict[str, str], raw: bytes, *, detail: str = "") -> None:
+    def __init__(self, fields: dict[str, str], raw: bytes, *, detail: str = "", advice: str = "") -> None:
         # Its words go to the client as they came; here they are on their way to logs, where a line stays a line.
         words = fields.get("M") or "the database refused the connection"
-        super().__init__("".join(c if c.isprintable() else " " for c in words[:MAX_WORDS]), detail=detail)
+        said = "".join(c if c.isprintable() else " " for c in words[:MAX_WORDS])
+        super().__init__(f"{said}; {advice}" if advice else said, detail=detail)
         self.fields = fields
         self.raw = raw
+
+    def advised(self, advice: str) -> DatabaseRefused:
+        """The same with a hint for the client, in the place of the server's own if it has one."""
+        fields = self.fields
+        raw = error_response(
+            fields.get("V", "FATAL"),
+            fields.get("C", self.sqlstate),
+            fields.get("M", ""),
+            detail=fields.get("D", ""),
+            hint=advice,
+        )
+        return DatabaseRefused(fields, raw, detail=self.detail, advice=advice)
 
 
 @attrs.frozen
@@ -151,6 +166,8 @@ class Backend(Protocol):
         self._login: BackendLogin | None = None
         self._compute: Callable[[Callable[[], bytes]], Deferred[bytes]] | None = None
         self._shown = ""
+        self._advise: Callable[[TeleportDBError], str] | None = None
+        self._password = False
         self._done: Deferred[LoggedIn] | None = None
         self._greeting = bytearray()
         self._forward: Callable[[bytes], Any] | None = None
@@ -192,6 +209,7 @@ class Backend(Protocol):
         )
         self._done = Deferred()
         self._compute, self._shown = credentials.compute, credentials.name
+        self._advise, self._password = credentials.advise, secret is not None
         assert self.transport is not None
         self.transport.write(self._login.start())
         return self._done
@@ -267,7 +285,12 @@ class Backend(Protocol):
         compute(run).addCallback(derived).addErrback(failed)
 
     def _fail(self, error: TeleportDBError) -> None:
-        """The login fails; the log is to say with what it was tried."""
+        """The login fails; the log is to say with what it was tried, and both sides what can be done."""
+        advice = self._advise(error) if self._advise is not None else ""
+        if advice and isinstance(error, DatabaseRefused):
+            error = error.advised(advice)
+        elif advice:
+            error = type(error)(f"{error}; {advice}", detail=error.detail)
         shown = f"(shown to the database: {self._shown})" if self._shown else ""
         error.detail = " ".join(filter(None, (error.detail, shown)))
         self._finish().errback(error)
@@ -283,10 +306,11 @@ class Backend(Protocol):
             self._timer.cancel()
         if self._done is not None:
             # PostgreSQL refuses a client certificate by an alert behind the handshake, and says why in its log only.
+            often = " (often its ssl_ca_file is not this cluster's NAME.cas: tctl auth sign --format=db)"
             self._fail(
                 DatabaseUnreachable(
-                    "the database closed the connection during the login; its log says why "
-                    "(often its ssl_ca_file is not this cluster's NAME.cas: tctl auth sign --format=db)"
+                    "the database closed the connection during the login; its log says why"
+                    + ("" if self._password else often)
                 )
             )
         elif self.lost is not None:
@@ -294,10 +318,17 @@ class Backend(Protocol):
 
 
 def database_endpoint(
-    endpoint: IStreamClientEndpoint, context: ssl.SSLContext, host: str, clock: IReactorTime
+    endpoint: IStreamClientEndpoint, context: ssl.SSLContext, host: str, clock: IReactorTime, *, wildcard: bool = False
 ) -> IStreamClientEndpoint:
     """TLS to a PostgreSQL server, its certificate verified for ``host``."""
-    return TLSClientEndpoint(PostgresEndpoint(endpoint), context, name=host, clock=clock)
+    plain = PostgresEndpoint(endpoint)
+    if not wildcard:
+        return TLSClientEndpoint(plain, context, name=host, clock=clock)
+
+    def check(layer: TLSLayer) -> None:
+        verify_name(layer.peer_certificate or b"", host, wildcard=True)
+
+    return TLSClientEndpoint(plain, context, server_hostname=host, check=check, clock=clock)
 
 
 async def open_backend(
@@ -310,7 +341,7 @@ async def open_backend(
     """
     try:
         backend: Any = (
-            await database_endpoint(endpoint, credentials.context, host, clock)
+            await database_endpoint(endpoint, credentials.context, host, clock, wildcard=credentials.wildcard)
             .connect(Factory.forProtocol(Backend))
             .addTimeout(LOGIN_SECONDS, clock)
         )
@@ -318,8 +349,7 @@ async def open_backend(
         raise
     except AuthenticationFailed as error:
         raise DatabaseUnreachable(
-            f'the agent does not trust the server of database service "{service}": {error} '
-            "(its certificate: tctl auth sign --format=db)",
+            f'the agent does not trust the server of database service "{service}": {error} ({credentials.trust})',
             detail=error.detail,
         ) from error
     except TimeoutError as error:

@@ -1,8 +1,8 @@
 """What the agent shows to databases.
 
 Self-hosted: a client certificate with CN = database user, signed by the cluster's db_client CA, asked of
-auth once in its life.  Amazon: an IAM token as the password, given only over verified TLS.  Servers that
-want passwords: :mod:`teleport_db.db.passwords`.
+auth once in its life.  Amazon: an IAM token, :mod:`teleport_db.db.awstokens`.  Servers that want passwords:
+:mod:`teleport_db.db.passwords`.
 """
 
 from __future__ import annotations
@@ -10,52 +10,45 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
-import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from teleport_db.api.client import Call
 from teleport_db.certs.keys import new_key, private_pem, public_pem
 from teleport_db.certs.tls import KeyPair, client_context
 from teleport_db.config.model import Database
-from teleport_db.errors import DatabaseUnreachable
+from teleport_db.db.kept import Answer, Answers
+from teleport_db.errors import ConfigError, DatabaseUnreachable
 from teleport_db.interfaces import Credentials, ICredentialSource
 
 #: A certificate with less than this share of its life left is replaced before it is used again.
 RENEW_SHARE = 0.2
 
-#: Certificates kept at most; a role may allow any database user, and each has one of its own.
-MAX_KEPT = 1000
 
-
-@attrs.define
-class _Kept:
-    credentials: Credentials
-    until: float
-
-
-class _Asked:
-    """A call under way, and who waits for it."""
-
-    fetching: Deferred[Any] | None = None
+class Contexts:
+    """TLS contexts by database service, made again when the authorities' certificates have changed."""
 
     def __init__(self) -> None:
-        self.waiting: list[Deferred[Credentials]] = []
+        self._made: dict[str, tuple[bytes | None, ssl.SSLContext]] = {}
 
-    def join(self) -> Deferred[Credentials]:
-        one: Deferred[Credentials] = Deferred(self._leave)
-        self.waiting.append(one)
-        return one
+    def of(self, name: str, pem: bytes | None) -> ssl.SSLContext:
+        """The context of a database service.
 
-    def _leave(self, one: Deferred[Credentials]) -> None:
-        if one in self.waiting:
-            self.waiting.remove(one)
-        if not self.waiting and self.fetching is not None:
-            self.fetching.cancel()
+        :param pem: its authorities; None for those that the system trusts.
+        :raises DatabaseUnreachable: when there is no certificate in it.
+        """
+        made_of, context = self._made.get(name, (b"", None))
+        if context is None or made_of != pem:
+            try:
+                context = client_context(cas=None if pem is None else [pem])
+            except ConfigError as error:
+                raise DatabaseUnreachable(
+                    f'the CA file of database service "{name}" cannot be used at its agent', detail=str(error)
+                ) from error
+            self._made[name] = pem, context
+        return context
 
 
 @implementer(ICredentialSource)
@@ -70,41 +63,15 @@ class CertificateCredentials:
         self._call = call
         self._clock = clock
         self._read_file = read_file
-        #: The longest unused first.
-        self._kept: dict[tuple[str, str], _Kept] = {}
-        self._asked: dict[tuple[str, str], _Asked] = {}
+        self.kept: Answers[Credentials] = Answers(clock=clock)
 
     def credentials_for(self, database: Database, user: str) -> Deferred[Credentials]:
         """Sessions that want the same at once share one call; it is cancelled when none of them waits any more."""
-        name = (database.name, user)
-        kept = self._kept.pop(name, None)
-        if kept is not None and self._clock.seconds() < kept.until:
-            self._kept[name] = kept
-            return succeed(kept.credentials)
-        asked = self._asked.get(name)
-        if asked is None:
-            asked = self._asked[name] = _Asked()
-            waiting = asked.join()
-            asked.fetching = Deferred.fromCoroutine(self._fetch(database, user))
-            asked.fetching.addBoth(self._fetched, name, asked)
-            return waiting
-        return asked.join()
+        # A name may lead elsewhere later, or be verified with another authority.
+        where = database.name, database.uri, database.ca_cert_file, database.ca_cert
+        return self.kept.get((where, user), lambda: self._fetch(database, user))
 
-    def _fetched(self, result: _Kept | Failure, name: tuple[str, str], asked: _Asked) -> None:
-        if self._asked.get(name) is asked:
-            del self._asked[name]
-        if not isinstance(result, Failure):
-            self._kept[name] = result
-            while len(self._kept) > MAX_KEPT:
-                del self._kept[next(iter(self._kept))]
-        waiting, asked.waiting = asked.waiting, []
-        for one in waiting:
-            if isinstance(result, Failure):
-                one.errback(result)
-            else:
-                one.callback(result.credentials)
-
-    async def _fetch(self, database: Database, user: str) -> _Kept:
+    async def _fetch(self, database: Database, user: str) -> Answer[Credentials]:
         key = new_key()
         now = self._clock.seconds()
         answer = await self._call(
@@ -112,11 +79,16 @@ class CertificateCredentials:
             "/v1/certificates/database-client",
             {"service": database.name, "user": user, "public_key": public_pem(key.public_key()).decode()},
         )
-        ca = read_ca(database.ca_cert_file, self._read_file) if database.ca_cert_file else answer["db_ca"].encode()
+        ca = own_ca(database, self._read_file) or answer["db_ca"].encode()
         pair = KeyPair(answer["certificate"].encode(), private_pem(key))
         expires = datetime.fromisoformat(answer["expires"]).timestamp()
         credentials = Credentials(client_context(cas=[ca], pair=pair), name=f'a certificate of "{user}"')
-        return _Kept(credentials, expires - RENEW_SHARE * (expires - now))
+        return Answer(credentials, expires - RENEW_SHARE * (expires - now))
+
+
+def own_ca(database: Database, read_file: Callable[[str], bytes]) -> bytes:
+    """The PEM of a database's own authority, empty where it has none; DatabaseUnreachable as :func:`read_ca`."""
+    return read_ca(database.ca_cert_file, read_file) if database.ca_cert_file else database.ca_cert.encode()
 
 
 def read_ca(path: str, read_file: Callable[[str], bytes]) -> bytes:
@@ -127,49 +99,6 @@ def read_ca(path: str, read_file: Callable[[str], bytes]) -> bytes:
         raise DatabaseUnreachable(
             f"the CA file of the database cannot be read at the agent: {error.strerror}", detail=path
         ) from error
-
-
-@implementer(ICredentialSource)
-class AmazonCredentials:
-    """IAM tokens for RDS and Aurora, from the default chain of AWS credentials.
-
-    :param in_thread: runs a function off the reactor's thread, as ``deferToThread``.
-    """
-
-    def __init__(self, *, in_thread: Callable[..., Deferred[Any]], read_file: Callable[[str], bytes]) -> None:
-        self._in_thread = in_thread
-        self._read_file = read_file
-        self._clients: dict[str, Any] = {}
-        self._contexts: dict[str, ssl.SSLContext] = {}
-
-    def credentials_for(self, database: Database, user: str) -> Deferred[Credentials]:
-        return Deferred.fromCoroutine(self._credentials(database, user))
-
-    async def _credentials(self, database: Database, user: str) -> Credentials:
-        context = self._contexts.get(database.name)
-        if context is None:
-            cas = [read_ca(database.ca_cert_file, self._read_file)] if database.ca_cert_file else None
-            context = self._contexts[database.name] = client_context(cas=cas)
-        try:
-            token = await self._in_thread(self._token, database, user)
-        except Exception as error:
-            raise DatabaseUnreachable(
-                f'no IAM token could be made for database service "{database.name}": '
-                "check the AWS credentials of its agent",
-                detail=str(error),
-            ) from error
-        return Credentials(context, token.encode(), name=f"an IAM token of {database.aws.region}")
-
-    def _token(self, database: Database, user: str) -> str:
-        region = database.aws.region
-        if region not in self._clients:
-            import boto3  # takes a third of a second, and only databases of Amazon need it
-
-            self._clients[region] = boto3.session.Session(region_name=region).client("rds")
-        token: str = self._clients[region].generate_db_auth_token(
-            DBHostname=database.uri.host, Port=database.uri.port, DBUsername=user, Region=region
-        )
-        return token
 
 
 @implementer(ICredentialSource)

@@ -9,7 +9,6 @@ authority.
 from __future__ import annotations
 
 import os
-import ssl
 import stat
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,10 +17,9 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from teleport_db.certs.tls import client_context
 from teleport_db.config.model import Database, Secret
-from teleport_db.db.credentials import read_ca
-from teleport_db.errors import AuthenticationFailed, ConfigError, DatabaseUnreachable
+from teleport_db.db.credentials import Contexts, own_ca
+from teleport_db.errors import AuthenticationFailed, DatabaseUnreachable
 from teleport_db.interfaces import Credentials, ICredentialSource
 from teleport_db.pgwire.authentication import METHODS
 
@@ -85,8 +83,7 @@ class PasswordCredentials:
         self._db_ca = db_ca
         self._environment = environment
         self._computing = DeferredSemaphore(AT_ONCE)
-        #: By database service, with the PEM that it was made of.
-        self._contexts: dict[str, tuple[bytes, ssl.SSLContext]] = {}
+        self._contexts = Contexts()
         self._complained: set[str] = set()
 
     def credentials_for(self, database: Database, user: str) -> Deferred[Credentials]:
@@ -102,7 +99,7 @@ class PasswordCredentials:
             )
         pem, password = await self._in_thread(self._read, database, user, secret)
         return Credentials(
-            self._context(database.name, pem),
+            self._contexts.of(database.name, pem),
             password,
             methods=database.credentials.require_auth or METHODS,
             name=f"the password in {secret}",
@@ -111,8 +108,7 @@ class PasswordCredentials:
 
     def _read(self, database: Database, user: str, secret: Secret) -> tuple[bytes, bytes]:
         """The authority's certificate and the password; in a thread, for a file may be far away."""
-        path = database.ca_cert_file
-        return read_ca(path, self._read_file) if path else self._db_ca(), self._password(database, user, secret)
+        return own_ca(database, self._read_file) or self._db_ca(), self._password(database, user, secret)
 
     def _password(self, database: Database, user: str, secret: Secret) -> bytes:
         trouble = f'the password of database user "{user}" for database service "{database.name}" cannot be used'
@@ -134,18 +130,6 @@ class PasswordCredentials:
         if mode & stat.S_IROTH and path not in self._complained:
             self._complained.add(path)
             log.warn("every user of this machine can read the password in {path}", path=path)
-
-    def _context(self, name: str, pem: bytes) -> ssl.SSLContext:
-        made_of, context = self._contexts.get(name, (b"", None))
-        if context is None or made_of != pem:
-            try:
-                context = client_context(cas=[pem])
-            except ConfigError as error:
-                raise DatabaseUnreachable(
-                    f'the CA file of database service "{name}" cannot be used at its agent', detail=str(error)
-                ) from error
-            self._contexts[name] = pem, context
-        return context
 
     def _compute(self, calculation: Callable[[], bytes]) -> Deferred[bytes]:
         return self._computing.run(self._in_thread, calculation)

@@ -15,7 +15,9 @@ from teleport_db.audit.spool import Spool
 from teleport_db.certs.tls import client_context, server_context
 from teleport_db.config.model import Config
 from teleport_db.db.agent import Agent, HostContexts
-from teleport_db.db.credentials import AmazonCredentials, ByKind, CertificateCredentials
+from teleport_db.db.awsbundle import BundleFiles, Bundles
+from teleport_db.db.awstokens import AmazonCredentials
+from teleport_db.db.credentials import ByKind, CertificateCredentials
 from teleport_db.db.labels import run_command
 from teleport_db.db.passwords import PasswordCredentials
 from teleport_db.net.tcp import connector
@@ -43,6 +45,11 @@ def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, re
     def read_file(path: str) -> bytes:
         return Path(path).read_bytes()
 
+    bundles = Bundles(
+        BundleFiles(os.path.join(config.teleport.data_dir, "aws"), base=config.db.rds_ca_url, now=reactor.seconds),
+        in_thread=in_thread,
+        clock=reactor,
+    )
     contexts: dict[int, HostContexts] = {}
 
     def current() -> HostContexts:
@@ -64,7 +71,7 @@ def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, re
         dial=lambda database: connector(reactor, database.uri.host, database.uri.port),
         credentials=lambda api: ByKind(
             CertificateCredentials(api.call, clock=reactor, read_file=read_file),
-            AmazonCredentials(in_thread=in_thread, read_file=read_file),
+            AmazonCredentials(in_thread=in_thread, read_file=read_file, bundles=bundles, clock=reactor),
             PasswordCredentials(
                 in_thread=in_thread,
                 read_file=read_file,

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -11,8 +11,8 @@ from zope.interface.verify import verifyObject
 from teleport_db.certs.keys import load_public, pem
 from teleport_db.config.model import Amazon, Database, PasswordLogin, Secret
 from teleport_db.config.values import Address
-from teleport_db.db import credentials
-from teleport_db.db.credentials import AmazonCredentials, ByKind, CertificateCredentials
+from teleport_db.db import kept
+from teleport_db.db.credentials import ByKind, CertificateCredentials, Contexts
 from teleport_db.errors import ConnectionTrouble, DatabaseUnreachable
 from teleport_db.interfaces import ICredentialSource
 from tests.cluster import NOW, authority
@@ -121,10 +121,10 @@ class CertificateTests(Case):
 
     def test_bounded(self) -> None:
         """Ever new users do not fill the memory; the longest unused goes first."""
-        self.patch(credentials, "MAX_KEPT", 3)
+        self.patch(kept, "MAX_KEPT", 3)
         for user in ("a", "b", "c", "a", "d"):
             self.successResultOf(self.ask(user))
-        self.assertEqual([user for _, user in self.source._kept], ["c", "a", "d"])
+        self.assertEqual([user for _, user in self.source.kept.keys], ["c", "a", "d"])  # type: ignore[misc]
 
     def test_own_ca(self) -> None:
         """A database with a CA of its own is verified with that; one that cannot be read is told of."""
@@ -135,27 +135,17 @@ class CertificateTests(Case):
         self.assertNotIn("/none.pem", str(failure.value))
 
 
-class AmazonTests(SynchronousTestCase):
-    """IAM tokens."""
+class KindTests(SynchronousTestCase):
+    """What the configuration chooses, and the contexts that all kinds make."""
 
-    def test_failure(self) -> None:
-        """What the AWS library says stays in the log."""
-        source = AmazonCredentials(in_thread=lambda *_: fail(RuntimeError("AKIA secret")), read_file=lambda path: b"")
-        verifyObject(ICredentialSource, source)
-        database = Database("rds", AURORA.uri, aws=Amazon(region="eu-west-1"))
-        failure = self.failureResultOf(source.credentials_for(database, "app"), DatabaseUnreachable)
-        self.assertNotIn("AKIA", str(failure.value))
-
-    def test_token(self) -> None:
-        """The token is the password, made anew each time, and does not print."""
-        tokens = iter(["token 1", "token 2"])
-        source = AmazonCredentials(in_thread=lambda *_: succeed(next(tokens)), read_file=lambda path: b"")
-        database = Database("rds", AURORA.uri, aws=Amazon(region="eu-west-1"))
-        first = self.successResultOf(source.credentials_for(database, "app"))
-        second = self.successResultOf(source.credentials_for(database, "app"))
-        self.assertEqual((first.password, second.password), (b"token 1", b"token 2"))
-        self.assertIs(first.context, second.context)
-        self.assertNotIn("token 1", repr(first))
+    def test_contexts(self) -> None:
+        """One context a service, as long as its authority stays the same."""
+        contexts = Contexts()
+        first = contexts.of("a", authority("db").certificate_pem)
+        self.assertIs(contexts.of("a", authority("db").certificate_pem), first)
+        self.assertIsNot(contexts.of("a", authority("host").certificate_pem), first)
+        self.assertIsNot(contexts.of("b", None), contexts.of("a", None))
+        self.assertRaises(DatabaseUnreachable, contexts.of, "a", b"no certificate")
 
     def test_kind(self) -> None:
         """The configuration chooses."""

@@ -23,6 +23,7 @@ VERSIONS = {
     "role": "v3",
     "token": "v2",
     "db": "v3",
+    "db_server": "v3",
     "lock": "v2",
     "cluster_auth_preference": "v2",
 }
@@ -43,6 +44,11 @@ PREFERENCE_NAME = "cluster-auth-preference"
 #: something to one of them.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+:-]{0,63}\Z")
 _DNS_LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?\Z")
+
+
+#: Keys of a resource, and of its metadata; the last two are Teleport's, and without meaning here.
+_KEYS = {"kind", "version", "metadata", "spec"}
+_METADATA = {"name", "description", "labels", "expires", "revision", "id", "namespace"}
 
 
 @attrs.frozen
@@ -116,6 +122,9 @@ def read(body: Mapping[str, Any], kind: str, name: str | None = None) -> Resourc
     metadata, spec = body.get("metadata"), body.get("spec") or {}
     if not isinstance(metadata, dict) or not isinstance(spec, dict):
         raise BadRequest("metadata and spec must be objects")
+    unknown = sorted([*(set(body) - _KEYS), *(f"metadata.{key}" for key in set(metadata) - _METADATA)])
+    if unknown:
+        raise BadRequest(f"unknown key {unknown[0][:64]}")
     given = metadata.get("name", PREFERENCE_NAME if kind == "cluster_auth_preference" else name)
     if not isinstance(given, str):
         raise BadRequest("metadata.name must be a text")

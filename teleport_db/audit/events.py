@@ -151,14 +151,18 @@ class SessionEvents:
         parameters: Mapping[str, str] | None = None,
         error: str = "",
         message: str = "",
+        policy_age: float | None = None,
     ) -> EncodedEvent:
         """The session begins, or was refused.
 
         :param client_address: ``host:port``.
         :param parameters: of the startup message.
         :param error: for whoever reads the log; ``message`` is what the client was told.
+        :param policy_age: seconds, where auth was away and it was decided by what was known before.
         """
         fields: dict[str, Any] = {"success": success}
+        if policy_age is not None:
+            fields["auth_away"], fields["policy_age"] = True, int(policy_age)
         if error:
             fields["error"] = error
         if message:

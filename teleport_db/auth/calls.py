@@ -8,12 +8,14 @@ import attrs
 
 from teleport_db.api.resources import Resource, check_kind, check_name, read
 from teleport_db.auth import body as fields
+from teleport_db.auth import storing
 from teleport_db.auth.auditcalls import AuditCalls
 from teleport_db.auth.routes import Caller
 from teleport_db.auth.server import AuthServer
 from teleport_db.auth.signing import DATABASE_SERVER_TTL, MAX_DATABASE_SERVER_TTL, Signed, bounded_ttl
 from teleport_db.auth.times import rfc3339
-from teleport_db.errors import AccessDenied, BadRequest, NotFound
+from teleport_db.auth.watch import PROXY_KINDS
+from teleport_db.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, RevisionConflict
 from teleport_db.identity import Identity
 
 #: Events of one shipment.
@@ -69,6 +71,8 @@ class Calls(AuditCalls):
             "user": server.users,
             "role": server.roles,
             "lock": server.locks,
+            "db": server.databases,
+            "db_server": server.removals,
         }
 
     # What everybody may know.
@@ -180,6 +184,11 @@ class Calls(AuditCalls):
     async def watch(self, call: Call) -> dict[str, Any]:
         kinds = [kind for kind in call.query.get("kinds", "").split(",") if kind]
         timeout = call.whole("timeout")
+        caller = call.caller.identity
+        if caller is not None and caller.kind == "host" and set(caller.roles) == {"proxy"}:
+            beyond = set(kinds) - set(PROXY_KINDS)
+            if beyond:
+                raise AccessDenied(f"a proxy does not hear of {sorted(beyond)[0][:64]}s")
         changes = await self._server.watch.changes(kinds, call.whole("since"), 50 if timeout is None else timeout)
         return {**changes, "session_defaults": self._server.session_defaults}
 
@@ -196,6 +205,8 @@ class Calls(AuditCalls):
 
     async def sign_user(self, call: Call) -> dict[str, Any]:
         """A certificate of the caller's own for one database service, never longer than the caller's."""
+        service = fields.text(fields.mapping(call.body.get("route"), "route"), "service", limit=64)
+        self._server.locks.check_database(service)
         identity, signed = await self._server.certificates.database(call.caller, call.body)
         assert identity.route is not None
         more = {"mfa": True} if identity.mfa else {}
@@ -286,8 +297,6 @@ class Calls(AuditCalls):
     async def _list(self, kind: str) -> list[Resource]:
         if kind == "token":
             return await self._server.tokens.resources()
-        if kind == "db":
-            return await self._server.presence.resources()
         if kind == "cluster_auth_preference":
             return [await self._server.preference.get()]
         found: list[Resource] = await self._listers[check_kind(kind)].list()
@@ -315,19 +324,31 @@ class Calls(AuditCalls):
         if kind == "token":
             made = await self._server.tokens.create_resource(resource, by=call.by)
         elif kind == "cluster_auth_preference":
-            made = await self._server.preference.put(resource, revision=None, by=call.by)
-        elif kind == "db":
-            raise BadRequest("databases are announced by their agents; they cannot be created")
+            made = await self._create_preference(resource, force=force, by=call.by)
+        elif kind == "db_server":
+            raise BadRequest("a db_server is an agent: it is there when it has joined (tctl tokens add --type=db)")
         else:
             made = await self._listers[kind].create(resource, force=force, by=call.by)
         return made.to_json()
+
+    async def _create_preference(self, resource: Resource, *, force: bool, by: str) -> Resource:
+        if not force and (await self._server.preference.get()).revision is not None:
+            what = storing.reference(resource)
+            raise AlreadyExists(f"there is a {what} already; tctl create --force replaces it")
+        return await self._put_preference(resource, resource.revision if force else None, by)
+
+    async def _put_preference(self, resource: Resource, revision: int | None, by: str) -> Resource:
+        try:
+            return await self._server.preference.put(resource, revision=revision, by=by)
+        except (RevisionConflict, NotFound):
+            raise storing.changed_meanwhile(storing.reference(resource)) from None
 
     async def update_resource(self, call: Call) -> dict[str, Any]:
         kind, name = check_kind(call.parameters["kind"]), call.parameters["name"]
         resource = read(call.body, kind, name)
         if kind == "cluster_auth_preference":
-            return (await self._server.preference.put(resource, revision=resource.revision, by=call.by)).to_json()
-        if kind not in self._listers:
+            return (await self._put_preference(resource, resource.revision, call.by)).to_json()
+        if kind not in self._listers or kind == "db_server":
             raise BadRequest(f"a {kind} cannot be changed")
         if resource.revision is None:
             raise BadRequest("metadata.revision must say which revision is replaced")
@@ -340,8 +361,6 @@ class Calls(AuditCalls):
             await self._server.tokens.delete(name, by=call.by)
         elif kind == "cluster_auth_preference":
             await self._server.preference.delete(by=call.by)
-        elif kind == "db":
-            raise BadRequest("databases are announced by their agents; stop the agent, or lock it")
         else:
             await self._listers[kind].delete(name, by=call.by)
         return {}

@@ -25,6 +25,7 @@ from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException
 
 from teleport_db.auth.calls import Call, Calls
+from teleport_db.auth.recorder import REMOTE
 from teleport_db.auth.routes import ROUTES, Caller, Route, authorize
 from teleport_db.auth.server import AuthServer
 from teleport_db.certs.tls import peer_identity
@@ -62,6 +63,7 @@ class API:
 
     async def _answer(self, route: Route, request: Any, parameters: dict[str, str]) -> dict[str, Any]:
         caller = await self.caller(request)
+        REMOTE.set(caller.address)
         authorize(route, caller, parameters)
         content = request.content.read() if request.content is not None else b""
         call = Call(caller, answers.json_object(content), _query(request), parameters)
@@ -75,6 +77,7 @@ class API:
         if certificate is None:
             return Caller(None, address)
         identity, expires = self._identity(certificate)
+        self._server.removals.check(identity)
         self._server.locks.check(identity)
         if identity.kind == "host":
             return Caller(identity, address, expires)

@@ -60,7 +60,10 @@ class _Joiner:
 
 
 class Joining:
-    """Makes hosts members of the cluster."""
+    """Makes hosts members of the cluster.
+
+    :param check_host: refuses the id of a host that was removed.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Joining:
         signing: Signing,
         clock: IReactorTime,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        check_host: Callable[[str], None] = lambda host_id: None,
     ) -> None:
         self._backend = backend
         self._recorder = recorder
@@ -78,6 +82,7 @@ class Joining:
         self._signing = signing
         self._clock = clock
         self._new_id = new_id
+        self._check_host = check_host
 
     async def join(
         self, token: str, roles: Sequence[str], *, public_key: str, name: str, names: Sequence[str], address: str
@@ -103,6 +108,7 @@ class Joining:
     async def _join_static(self, grant: Grant, joiner: _Joiner) -> dict[str, Any]:
         # The same key is the same host, so that a lost answer leaves no ghost behind.
         host_id = str(uuid.UUID(bytes=bytes.fromhex(joiner.key)[:16], version=4))
+        self._check_host(host_id)
         answer = self._sign(host_id, grant, joiner)
         with contextlib.suppress(AlreadyExists):
             await self._backend.create(HOSTS + host_id, _host(grant, joiner, None))

@@ -1,4 +1,4 @@
-"""Locks: they stop a user, all holders of a role, or a host, now and everywhere.
+"""Locks: they stop a user, all holders of a role, a host, or a database service, now and everywhere.
 
 Auth keeps them in memory, fed by the backend's watch, because every call asks for them.
 """
@@ -13,15 +13,17 @@ from twisted.internet.interfaces import IReactorTime
 
 from teleport_db.api.resources import Resource, check_name
 from teleport_db.auth import body as fields
+from teleport_db.auth import storing
 from teleport_db.auth.recorder import Recorder
 from teleport_db.auth.times import rfc3339, seconds_of
-from teleport_db.errors import AccessDenied, BadRequest
+from teleport_db.errors import AccessDenied, BadRequest, NotFound
 from teleport_db.identity import Identity
 from teleport_db.interfaces import Change, IBackend, Item
 
 PREFIX = "/lock/"
 #: What a lock's target may name; ``node`` is Teleport's older word for ``server_id``.
-TARGETS = ("user", "role", "server_id")
+TARGETS = ("user", "role", "server_id", "db")
+WORDS = {"user": "user", "role": "role", "server_id": "host", "db": "database service"}
 
 
 @attrs.frozen
@@ -37,9 +39,7 @@ class Lock:
 def resource_of(item: Item) -> Resource:
     """A stored lock as the API spells it."""
     expires = rfc3339(item.expires) if item.expires is not None else ""
-    spec = dict(item.value)
-    if expires:
-        spec["expires"] = expires
+    spec = {key: value for key, value in item.value.items() if value}
     return Resource("lock", item.key.removeprefix(PREFIX), spec, item.revision, expires)
 
 
@@ -84,13 +84,17 @@ class Locks:
         else:
             self._check({("server_id", identity.name)})
 
+    def check_database(self, name: str) -> None:
+        """Raise AccessDenied when a lock stops this database service."""
+        self._check({("db", name)})
+
     def _check(self, targets: set[tuple[str, str]]) -> None:
         now = self._clock.seconds()
         for lock in self._locks.values():
             if lock.target in targets and (lock.expires is None or lock.expires > now):
                 kind, value = lock.target
                 message = f": {lock.message}" if lock.message else ""
-                raise AccessDenied(f"{kind} {value!r} is locked{message}", reasons=(f"lock {lock.name}",))
+                raise AccessDenied(f"{WORDS[kind]} {value!r} is locked{message}", reasons=(f"lock {lock.name}",))
 
     # The API.
 
@@ -100,26 +104,38 @@ class Locks:
 
     async def get(self, name: str) -> Resource:
         """One; NotFound."""
-        return resource_of(await self._backend.get(PREFIX + name))
+        try:
+            return resource_of(await self._backend.get(PREFIX + name))
+        except NotFound:
+            raise NotFound(f"there is no lock/{name[:64]}") from None
 
     async def create(self, resource: Resource, *, force: bool, by: str) -> Resource:
         """Store a lock; it holds from the moment this answers."""
         value, expires = self._parsed(resource)
-        write = self._backend.put if force else self._backend.create
-        item = await write(PREFIX + check_name("lock", resource.name), value, expires)
-        await self._recorder.record("lock.created", user=by, name=resource.name, target=value["target"])
-        return resource_of(item)
+        item, _ = await storing.create(
+            self._backend, PREFIX + check_name("lock", resource.name), resource, value, force=force, expires=expires
+        )
+        return await self._written(item, by)
 
     async def update(self, resource: Resource, *, by: str) -> Resource:
         """Replace the lock of exactly this revision."""
         value, expires = self._parsed(resource)
-        item = await self._backend.compare_and_swap(PREFIX + resource.name, resource.revision or 0, value, expires)
-        await self._recorder.record("lock.created", user=by, name=resource.name, target=value["target"])
-        return resource_of(item)
+        item = await storing.replace(self._backend, PREFIX + resource.name, resource, value, expires)
+        return await self._written(item, by)
+
+    async def _written(self, item: Item, by: str) -> Resource:
+        lock = resource_of(item)
+        await self._recorder.record(
+            "lock.created", user=by, name=lock.name, target=item.value["target"], expires=lock.expires or None
+        )
+        return lock
 
     async def delete(self, name: str, *, by: str) -> None:
         """Remove one; NotFound."""
-        await self._backend.delete(PREFIX + name)
+        try:
+            await self._backend.delete(PREFIX + name)
+        except NotFound:
+            raise NotFound(f"there is no lock/{name[:64]}; tctl get locks lists them") from None
         await self._recorder.record("lock.deleted", user=by, name=name)
 
     def _parsed(self, resource: Resource) -> tuple[dict[str, Any], float | None]:
@@ -127,9 +143,11 @@ class Locks:
         target = fields.mapping(spec.pop("target", None), "spec.target")
         named = {("server_id" if kind == "node" else kind): value for kind, value in target.items() if value}
         if len(named) != 1 or not set(named) <= set(TARGETS):
-            raise BadRequest("a lock's spec.target names one of user, role, server_id")
+            raise BadRequest(f"a lock's spec.target names one of {', '.join(TARGETS)}")
         kind = next(iter(named))
         message, when = fields.text(spec, "message", ""), fields.text(spec, "expires", "") or resource.expires
+        if resource.expires and when != resource.expires:
+            raise BadRequest("metadata.expires and spec.expires differ; one of them is enough")
         unknown = set(spec) - {"message", "expires"}
         if unknown:
             raise BadRequest(f"a lock has no spec.{sorted(unknown)[0]}")

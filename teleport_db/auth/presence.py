@@ -14,9 +14,10 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from teleport_db.access import Role, allowed_names, visible
-from teleport_db.api.resources import Resource, check_name
+from teleport_db.api.resources import check_name
 from teleport_db.auth import body as fields
 from teleport_db.auth.recorder import Recorder
+from teleport_db.auth.times import rfc3339
 from teleport_db.errors import AccessDenied, BadRequest, NotFound
 from teleport_db.identity import Identity
 from teleport_db.interfaces import IBackend
@@ -28,7 +29,11 @@ TTL = 45
 
 @attrs.frozen
 class Announced:
-    """One database service, however many agents serve it."""
+    """One database service, however many agents serve it.
+
+    :param labels: those that all its agents agree on.
+    :param variants: the labels of each agent; every agent decides on its own.
+    """
 
     name: str
     description: str
@@ -36,6 +41,21 @@ class Announced:
     uri: str
     labels: Mapping[str, str]
     agents: int = 1
+    variants: tuple[Mapping[str, str], ...] = attrs.field(
+        default=attrs.Factory(lambda self: (self.labels,), takes_self=True)
+    )
+
+    def visible(self, roles: Sequence[Role], traits: Mapping[str, tuple[str, ...]]) -> bool:
+        """Whether one of its agents at least is shown to a user with these roles."""
+        return any(visible(roles, traits, labels) for labels in self.variants)
+
+    def allowed(
+        self, roles: Sequence[Role], traits: Mapping[str, tuple[str, ...]]
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The database users and names that are open at one of its agents at least, for people to read."""
+        found = [allowed_names(roles, traits, labels) for labels in self.variants]
+        users, names = ({text: None for pair in found for text in sorted(pair[which])} for which in (0, 1))
+        return tuple(users), tuple(names)
 
     @property
     def value(self) -> dict[str, Any]:
@@ -64,11 +84,16 @@ def parse(value: Mapping[str, Any]) -> Announced:
 
 
 def merge(announced: Sequence[Announced]) -> list[Announced]:
-    """One entry a name, the first agent's, in the order of the names."""
+    """One entry a name, in the order of the names: the first agent's, with the labels that all agree on."""
     found: dict[str, Announced] = {}
     for one in announced:
         known = found.get(one.name)
-        found[one.name] = one if known is None else attrs.evolve(known, agents=known.agents + 1)
+        if known is None:
+            found[one.name] = one
+            continue
+        agreed = {key: value for key, value in known.labels.items() if one.labels.get(key) == value}
+        variants = known.variants if one.labels in known.variants else (*known.variants, one.labels)
+        found[one.name] = attrs.evolve(known, agents=known.agents + 1, labels=agreed, variants=variants)
     return [found[name] for name in sorted(found)]
 
 
@@ -91,17 +116,29 @@ class Presence:
             raise AccessDenied(f"the join token of this agent does not allow the database {outside[0]!r}")
         before = await self._of(host.name)
         await self._backend.put(PREFIX + host.name, {"databases": list(now.values())}, self._clock.seconds() + TTL)
-        await self._record(host, before, now)
+        await self._record(host.name, before, now)
         return {"ttl": TTL}
 
     async def leave(self, host: Identity) -> None:
         """A host stops cleanly; it is gone at once."""
-        before = await self._of(host.name)
+        await self.forget(host.name)
+
+    async def forget(self, host_id: str) -> None:
+        """What a host had announced is not there any more."""
+        before = await self._of(host_id)
         try:
-            await self._backend.delete(PREFIX + host.name)
+            await self._backend.delete(PREFIX + host_id)
         except NotFound:
             return
-        await self._record(host, before, {})
+        await self._record(host_id, before, {})
+
+    async def servers(self) -> list[tuple[str, list[dict[str, Any]], str]]:
+        """Each host with what it announced, and until when that holds (RFC 3339)."""
+        items = await self._backend.range(PREFIX)
+        return [
+            (item.key.removeprefix(PREFIX), list(item.value["databases"]), rfc3339(item.expires or 0.0))
+            for item in items
+        ]
 
     async def _of(self, host_id: str) -> dict[str, dict[str, Any]]:
         try:
@@ -110,7 +147,7 @@ class Presence:
             return {}
         return {one["name"]: one for one in item.value["databases"]}
 
-    async def _record(self, host: Identity, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    async def _record(self, host_id: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for name in sorted(set(before) | set(now)):
             if name not in before:
                 event = "db.create"
@@ -123,8 +160,8 @@ class Presence:
             one = now.get(name) or before[name]
             await self._recorder.record(
                 event,
-                user=host.name,
-                server_id=host.name,
+                user=host_id,
+                server_id=host_id,
                 name=name,
                 db_service=name,
                 db_protocol=one["protocol"],
@@ -142,24 +179,15 @@ class Presence:
         """The answer of ``GET /v1/databases``; without roles, everything."""
         items = []
         for one in await self.all():
-            if roles is not None and not visible(roles, traits, one.labels):
+            if roles is not None and not one.visible(roles, traits):
                 continue
-            users, names = ([], []) if roles is None else allowed_names(roles, traits, one.labels)
+            users, names = ((), ()) if roles is None else one.allowed(roles, traits)
             items.append({**one.value, "agents": one.agents, "users": list(users), "names": list(names)})
         return items
 
     async def visible_to(self, service: str, roles: Sequence[Role], traits: Mapping[str, tuple[str, ...]]) -> Announced:
         """One service; NotFound in the same words when there is none and when the user may not see it."""
         for one in await self.all():
-            if one.name == service and visible(roles, traits, one.labels):
+            if one.name == service and one.visible(roles, traits):
                 return one
         raise NotFound(f"there is no database {service[:64]!r}; `tsh db ls` lists those that you may use")
-
-    async def resources(self) -> list[Resource]:
-        """All of them as ``kind: db``."""
-        return [
-            Resource(
-                "db", one.name, {key: one.value[key] for key in ("description", "protocol", "uri")}, labels=one.labels
-            )
-            for one in await self.all()
-        ]

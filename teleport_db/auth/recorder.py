@@ -1,9 +1,14 @@
-"""Writes what auth does to the audit log, before it answers."""
+"""Writes what auth does to the audit log, before it answers.
+
+Every event of a call says from where that came: the API sets :data:`REMOTE` for the coroutine that answers it,
+and Twisted keeps such a value with a coroutine over all that it waits for.
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -11,6 +16,9 @@ from twisted.internet.interfaces import IReactorTime
 
 from teleport_db.audit.events import make_event
 from teleport_db.interfaces import IAuditLog
+
+#: The address of whoever made the call that is being answered; "" outside of calls.
+REMOTE: ContextVar[str] = ContextVar("REMOTE", default="")
 
 
 class Recorder:
@@ -37,6 +45,8 @@ class Recorder:
 
         :param code: empty for the event's own in :data:`~teleport_db.audit.codes.CODES`, that of a success.
         """
+        if REMOTE.get():
+            fields.setdefault("addr.remote", REMOTE.get())
         made = make_event(
             event, code, uid=self._new_uid(), time=self._clock.seconds(), cluster_name=self._cluster, **fields
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from teleport_db.access import Role, builtin_roles, parse_role, role_resource
 from teleport_db.api.resources import Resource, check_name
+from teleport_db.auth import storing
 from teleport_db.auth.recorder import Recorder
 from teleport_db.errors import AlreadyExists, BadRequest, ConfigError, NotFound
 from teleport_db.interfaces import IBackend, Item
@@ -86,18 +87,14 @@ class Roles:
     async def create(self, resource: Resource, *, force: bool, by: str) -> Resource:
         """Store a role; AlreadyExists unless ``force``."""
         value = _parsed(resource)
-        write = self._backend.put if force else self._backend.create
-        try:
-            item = await write(PREFIX + resource.name, value)
-        except AlreadyExists:
-            raise AlreadyExists(f"there is a role {resource.name!r} already") from None
-        await self._recorder.record("role.created", user=by, name=resource.name)
+        item, new = await storing.create(self._backend, PREFIX + resource.name, resource, value, force=force)
+        await self._recorder.record("role.created" if new else "role.updated", user=by, name=resource.name)
         return resource_of(item)
 
     async def update(self, resource: Resource, *, by: str) -> Resource:
         """Replace the role of exactly this revision."""
         value = _parsed(resource)
-        item = await self._backend.compare_and_swap(PREFIX + resource.name, resource.revision or 0, value)
+        item = await storing.replace(self._backend, PREFIX + resource.name, resource, value)
         await self._recorder.record("role.updated", user=by, name=resource.name)
         return resource_of(item)
 

@@ -27,6 +27,7 @@ from teleport_db.audit.query import Query
 from teleport_db.audit.writing import Position
 from teleport_db.auth.authorities import KINDS, Authorities, load_or_create
 from teleport_db.auth.certificates import UserCertificates
+from teleport_db.auth.databases import Databases
 from teleport_db.auth.devices import Devices
 from teleport_db.auth.failures import Failures
 from teleport_db.auth.invites import Invites
@@ -39,6 +40,7 @@ from teleport_db.auth.preference import Preference
 from teleport_db.auth.presence import Presence
 from teleport_db.auth.proofs import Proofs
 from teleport_db.auth.recorder import Recorder
+from teleport_db.auth.removals import Removals
 from teleport_db.auth.roles import Roles
 from teleport_db.auth.signing import AdminCredentials, Signing
 from teleport_db.auth.times import rfc3339
@@ -158,6 +160,8 @@ class AuthServer:
         self.locks = Locks(backend, self.recorder, clock=self.clock)
         self.preference = Preference(backend, self.recorder, config.authentication.second_factor)
         self.presence = Presence(backend, self.recorder, clock=self.clock)
+        self.databases = Databases(backend, self.recorder)
+        self.removals = Removals(backend, self.recorder, self.presence, clock=self.clock)
         self.losses = Losses(audit, clock=self.clock, lost_after=lost_after)
         self.watch = Watch(backend, clock=self.clock)
         self.tokens = JoinTokens(backend, self.recorder, static=read_static(config.tokens), clock=self.clock)
@@ -210,9 +214,17 @@ class AuthServer:
         self.certificates = UserCertificates(
             users=self.users, presence=self.presence, proofs=self.proofs, signing=self.signing, clock=self.clock
         )
-        self.joining = Joining(self.backend, self.recorder, tokens=self.tokens, signing=self.signing, clock=self.clock)
+        self.joining = Joining(
+            self.backend,
+            self.recorder,
+            tokens=self.tokens,
+            signing=self.signing,
+            clock=self.clock,
+            check_host=self.removals.check_id,
+        )
         await self.roles.start()
         await self.locks.start()
+        await self.removals.start()
         await self.watch.start()
         await self.passwords.start()
         self.losses.start()
@@ -234,6 +246,7 @@ class AuthServer:
         """Answer who waits and end the threads; the backend is closed by whoever opened it."""
         self.losses.stop()
         self.watch.stop()
+        self.removals.stop()
         self.locks.stop()
         self.passwords.stop()
 

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from teleport_db.access import Role
 from teleport_db.api.resources import Resource, check_name
 from teleport_db.auth import body as fields
+from teleport_db.auth import storing
 from teleport_db.auth.recorder import Recorder
 from teleport_db.auth.roles import Roles
 from teleport_db.errors import AlreadyExists, BadRequest, NotFound
@@ -117,7 +118,7 @@ class Users:
         except AlreadyExists:
             if not force:
                 raise AlreadyExists(f"there is a user {resource.name!r} already") from None
-            item = await self._backend.put(PREFIX + resource.name, value)
+            item, _ = await storing.create(self._backend, PREFIX + resource.name, resource, value, force=True)
             event = "user.update"
         await self._recorder.record(event, user=by, name=resource.name, roles=value["roles"])
         return resource_of(item)
@@ -126,7 +127,7 @@ class Users:
         """Replace the user of exactly this revision."""
         value = await self._value(resource)
         await self._get(resource.name)
-        item = await self._backend.compare_and_swap(PREFIX + resource.name, resource.revision or 0, value)
+        item = await storing.replace(self._backend, PREFIX + resource.name, resource, value)
         await self._recorder.record("user.update", user=by, name=resource.name, roles=value["roles"])
         return resource_of(item)
 

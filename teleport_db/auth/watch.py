@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from teleport_db.auth import locks, roles, users
+from teleport_db.auth import databases, locks, removals, roles, users
 from teleport_db.errors import BadRequest, LimitExceeded
 from teleport_db.interfaces import Change, IBackend, Item
 
@@ -22,7 +22,11 @@ KINDS: dict[str, tuple[str, Callable[[Item], Any]]] = {
     "role": (roles.PREFIX, roles.resource_of),
     "user": (users.PREFIX, users.resource_of),
     "lock": (locks.PREFIX, locks.resource_of),
+    "db": (databases.PREFIX, databases.resource_of),
+    "removed_host": (removals.PREFIX, removals.resource_of),
 }
+#: What a proxy needs of that; agents and auth hear of everything.
+PROXY_KINDS = ("lock", "removed_host")
 #: Changes kept for those who were away; seconds of one poll; polls at once.
 KEPT, MAX_WAIT, MAX_WAITING = 4096, 60.0, 10_000
 

@@ -2,9 +2,10 @@
 
 ::
 
-    startService   spool opened, labels started
+    startService   spool opened, labels started; what was known of the cluster read again, if it is young enough
     tunnel up      roles watched, events shipped                           all through the tunnel
-    roles known    presence announced, and the services to the proxy: not before a session can be decided on
+    roles known    presence announced, and the services to the proxy: not before a session can be decided on;
+                   databases that are registered in the cluster are served as well, if their labels match
     tunnel lost    sessions of it end; dialled again, 1 to 60 seconds, full jitter
     stopService    presence withdrawn, sessions told (57P01), tunnels drained
 """
@@ -20,12 +21,11 @@ import attrs
 from twisted.application.internet import ClientService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from teleport_db.api.client import APIClient
 from teleport_db.api.sending import sender
@@ -33,17 +33,19 @@ from teleport_db.audit.shipping import Shipper, ThreadHook
 from teleport_db.audit.spool import Spool
 from teleport_db.audit.uids import uid_source
 from teleport_db.config.model import Database
+from teleport_db.db.away import BEST_EFFORT, AuthAway, Kept
+from teleport_db.db.knowledge import Knowledge
 from teleport_db.db.labels import Run
-from teleport_db.db.policy import Policy, PolicyWatch
+from teleport_db.db.registered import Wanted
 from teleport_db.db.serving import Serving
 from teleport_db.db.session import Session
 from teleport_db.db.streams import Announcements, IncomingStream, proxies_only
 from teleport_db.db.surroundings import Surroundings
-from teleport_db.errors import ConnectionTrouble, SessionCut
+from teleport_db.db.tunnels import AgentTunnel, TunnelEndpoint, full_jitter
+from teleport_db.errors import SessionCut
 from teleport_db.identity import auth_name
 from teleport_db.interfaces import ICredentialSource
 from teleport_db.net.tlslayer import TLSClientEndpoint, TLSServerFactory
-from teleport_db.tunnel.endpoints import StreamClientEndpoint
 from teleport_db.tunnel.header import CancelHeader, SessionHeader
 from teleport_db.tunnel.protocol import TunnelProtocol
 
@@ -52,14 +54,14 @@ log = Logger()
 #: Seconds between two announcements of presence; auth forgets an agent after three of them.
 PRESENCE_SECONDS = 15.0
 
-#: Seconds between attempts to dial a proxy: no less, no more.
-RECONNECT_SECONDS = (1.0, 60.0)
-
 #: Seconds between two looks at the limits of sessions.
 LIMIT_SECONDS = 0.5
 
 #: The source of the databases of the file, and of the flags.
 CONFIGURATION = "the configuration"
+
+#: The source of those that are registered in the cluster.
+RESOURCES = "the cluster's resources"
 
 #: Seconds a stop waits for what must still be said.
 STOP_SECONDS = 5.0
@@ -79,33 +81,6 @@ class HostContexts:
     calling: ssl.SSLContext
 
 
-@implementer(IStreamClientEndpoint)
-class TunnelEndpoint:
-    """Connects through whichever tunnel stands; for calls of the auth API."""
-
-    def __init__(self, tunnels: Callable[[], Sequence[TunnelProtocol]]) -> None:
-        self._tunnels = tunnels
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
-        """A stream of the first tunnel; fails with ConnectionTrouble while there is none."""
-        tunnels = self._tunnels()
-        if not tunnels:
-            failed: Deferred[Any] = Deferred()
-            failed.errback(ConnectionTrouble("no proxy is connected just now"))
-            return failed
-        return StreamClientEndpoint(tunnels[0]).connect(protocolFactory)
-
-
-def full_jitter(uniform: Callable[[float, float], float] = random.uniform) -> Callable[[int], float]:
-    """A retry policy for ClientService: anywhere between the least and twice as much each time."""
-    least, most = RECONNECT_SECONDS
-
-    def delay(attempt: int) -> float:
-        return uniform(least, min(most, least * 2 ** min(attempt, 16)))
-
-    return delay
-
-
 class Agent(MultiService):
     """Serves databases through tunnels.
 
@@ -117,6 +92,9 @@ class Agent(MultiService):
     :param credentials: made with the agent's API client, so given as a function of it.
     :param run: runs the command of a dynamic label.
     :param in_thread: where the spool is synced.
+    :param wanted: which of the cluster's databases are served beside those of ``databases``.
+    :param away: what holds while auth is away; best effort for an hour unless given.
+    :param kept: where what is known is kept for the next start; nowhere when None.
     """
 
     def __init__(
@@ -136,8 +114,13 @@ class Agent(MultiService):
         in_thread: ThreadHook,
         reactor: Any,
         uniform: Callable[[float, float], float] = random.uniform,
+        wanted: Wanted | None = None,
+        away: AuthAway | None = None,
+        kept: Kept | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._wanted = wanted or Wanted()
+        self._away = away or AuthAway(BEST_EFFORT, 3600.0, clock=reactor)
         self._cluster = cluster
         self._host_id = host_id
         self._contexts = contexts
@@ -147,22 +130,26 @@ class Agent(MultiService):
         self._began = spool.last + 1
         self._tunnels: list[TunnelProtocol] = []
         self._sessions: dict[int, Session] = {}
-        self._serving = Serving(run=run, clock=reactor, changed=self._announce_soon)
+        self._serving = Serving(run=run, clock=reactor, changed=self._labels_changed)
         self._serving.replace(CONFIGURATION, databases)
+        self._registered: tuple[Database, ...] = ()
         self.announcements = Announcements(lambda: list(self._serving.served) if self.policy.heard else [])
-        self.policy = Policy()
         api_endpoint = TLSClientEndpoint(
             TunnelEndpoint(lambda: self._tunnels), lambda: contexts().calling, name=auth_name(cluster), clock=reactor
         )
         self.api = APIClient(api_endpoint, auth_name(cluster), reactor=reactor)
-        self._watch = PolicyWatch(
-            self.policy,
+        self._knowledge = Knowledge(
             self.api.call,
+            cluster=cluster,
+            host_id=host_id,
+            away=self._away,
+            kept=kept,
             clock=reactor,
-            heard=self._ready_to_serve,
-            changed=self._reconsider,
+            first=self._ready_to_serve,
+            changed=self._policy_changed,
             uniform=uniform,
         )
+        self.policy = self._knowledge.policy
         self._shipper = Shipper(spool, sender(self.api.call, lambda: host_id), clock=reactor, in_thread=in_thread)
         self._presence = LoopingCall(self._announce)
         self._presence.clock = reactor
@@ -181,8 +168,9 @@ class Agent(MultiService):
             clock=reactor,
             new_uid=uid_source(),
             sessions_of=self._sessions_of,
+            policy_age=self._away.check,
         )
-        check = proxies_only(host_ca, reactor)
+        check = proxies_only(host_ca, reactor, lambda name: self.policy.check_host(name, reactor.seconds()))
         incoming = Factory.forProtocol(
             lambda: IncomingStream(
                 check=check,
@@ -237,7 +225,7 @@ class Agent(MultiService):
     def startService(self) -> None:
         self._serving.start()
         super().startService()  # type: ignore[no-untyped-call]
-        self._watch.start()
+        self._knowledge.start()
         self._shipper.start()
         self._limits.start(LIMIT_SECONDS).addErrback(
             lambda reason: log.failure("the limits of sessions are not checked any more", reason)
@@ -272,7 +260,7 @@ class Agent(MultiService):
         if self._presence.running:
             self._presence.stop()
         self._serving.stop()
-        self._watch.stop()
+        self._knowledge.stop()
         if self._limits.running:
             self._limits.stop()
         if self._tunnels:
@@ -299,7 +287,7 @@ class Agent(MultiService):
     # Tunnels.
 
     def _make_tunnel(self) -> TunnelProtocol:
-        return _AgentTunnel(
+        return AgentTunnel(
             client=True,
             clock=self._clock,
             accept=self._accept,
@@ -314,7 +302,7 @@ class Agent(MultiService):
             self._presence.start(PRESENCE_SECONDS).addErrback(
                 lambda reason: log.failure("presence is not announced any more", reason)
             )
-        self._watch.retry_now()
+        self._knowledge.retry_now()
         self._shipper.retry_now()
 
     def _tunnel_closed(self, tunnel: TunnelProtocol, reason: Failure) -> None:
@@ -324,7 +312,26 @@ class Agent(MultiService):
         if not self._tunnels and self._presence.running:
             self._presence.stop()
 
+    # What is known of the cluster.
+
+    def _policy_changed(self) -> None:
+        self._take_up()
+        self._reconsider()
+
+    def _take_up(self) -> None:
+        """Serve those of the registered databases that are wanted now, and no others."""
+        registered = self.policy.databases
+        if registered == self._registered:
+            return
+        self._registered = registered
+        self.serve(RESOURCES, self._wanted.of(registered))
+
     # Presence.
+
+    def _labels_changed(self) -> None:
+        """A dynamic label has another value: roles may decide otherwise by it."""
+        self._reconsider()
+        self._announce_soon()
 
     def _ready_to_serve(self) -> None:
         """The roles are known, so sessions can be decided on: from now on the services are offered."""
@@ -382,21 +389,3 @@ class Agent(MultiService):
     def _cancel(self, header: CancelHeader) -> None:
         if not any(session.cancel(header) for session in list(self._sessions.values())):
             log.info("a cancel request from {peer} fits no session", peer=header.client_address)
-
-
-class _AgentTunnel(TunnelProtocol):
-    """A tunnel that tells its agent when it stands and when it is gone."""
-
-    def __init__(
-        self,
-        *,
-        opened: Callable[[TunnelProtocol], None],
-        closed: Callable[[TunnelProtocol, Failure], None],
-        **settings: Any,
-    ) -> None:
-        super().__init__(closed=lambda reason: closed(self, reason), **settings)
-        self._opened = opened
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self._opened(self)

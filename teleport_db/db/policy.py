@@ -1,45 +1,26 @@
-"""What the agent knows of the cluster's roles, users and locks, kept current by a long poll.
+"""What the agent knows of the cluster's roles, users, locks and registered databases.
 
-While auth is away what was known last holds; an agent that never heard from auth decides nothing.
+A long poll keeps it current (:mod:`teleport_db.api.watching`).  While auth is away what was known last holds, for as
+long as :mod:`teleport_db.db.away` says; an agent that never heard from auth decides nothing.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from teleport_db.access.limits import Limits, combined_options
 from teleport_db.access.roles import Options, Role, parse_role
-from teleport_db.api.client import Call
+from teleport_db.api.locks import read_lock, stopping
+from teleport_db.config.databases import parse_database
+from teleport_db.config.model import Database
 from teleport_db.errors import AccessDenied, AgentOffline, AuthenticationFailed, TeleportDBError
 from teleport_db.identity import Identity
 
 log = Logger()
-
-#: Seconds auth may keep a poll waiting.
-POLL_SECONDS = 50
-
-#: Seconds between polls that failed: the first, and the most.
-RETRY_SECONDS = (1.0, 15.0)
-
-
-@attrs.frozen
-class _Lock:
-    """A lock; ``expires`` in seconds since the epoch, None for ever."""
-
-    kind: str
-    value: str
-    message: str
-    expires: float | None
 
 
 @attrs.frozen
@@ -51,12 +32,23 @@ class Standing:
 
 
 class Policy:
-    """The cluster's roles, users and locks, by their names."""
+    """The cluster's roles, users, locks, registered databases and removed hosts, by their names."""
 
     def __init__(self) -> None:
         self._known: dict[str, dict[str, Any]] = {kind: {} for kind in _READERS}
+        self._told: dict[tuple[str, str], Any] = {}
         self._defaults = Options()
+        self._said: Mapping[str, Any] = {}
         self._heard = False
+
+    @property
+    def databases(self) -> tuple[Database, ...]:
+        """The databases that are registered in the cluster, by name."""
+        return tuple(database for _, database in sorted(self._known["db"].items()))
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that is known, as the answer of a watch that :meth:`apply` takes."""
+        return {"reset": True, "changes": list(self._told.values()), "session_defaults": dict(self._said)}
 
     @property
     def heard(self) -> bool:
@@ -67,13 +59,16 @@ class Policy:
         """Take over what a watch answered; with ``reset`` it is all there is."""
         reset = bool(answer.get("reset"))
         known = {kind: {} if reset else dict(values) for kind, values in self._known.items()}
+        told = {} if reset else dict(self._told)
         for change in answer.get("changes", ()):
             kind, name = change.get("kind"), change["name"]
             if kind not in known:
                 continue
             known[kind].pop(name, None)
+            told.pop((kind, name), None)
             if change["type"] == "delete":
                 continue
+            told[kind, name] = change
             try:
                 known[kind][name] = _READERS[kind](name, change["resource"])
             except TeleportDBError as error:
@@ -85,8 +80,8 @@ class Policy:
             disconnect_expired_cert=bool(defaults.get("disconnect_expired_cert", False)),
         )
         # All of it or nothing: an answer that breaks off in the middle leaves what was known.
-        self._defaults = limits
-        self._known, self._heard = known, True
+        self._defaults, self._said = limits, defaults
+        self._known, self._told, self._heard = known, told, True
 
     def standing(self, identity: Identity, *, host_id: str, now: float) -> Standing:
         """What holds for this user at this agent.
@@ -101,7 +96,11 @@ class Policy:
         if user is None:
             raise AuthenticationFailed(f'user "{identity.name}" is not in this cluster any more')
         names, traits = user
-        self._check_locks({("user", identity.name), ("server_id", host_id), *(("role", name) for name in names)}, now)
+        self.check_host(host_id, now)
+        targets = {("user", identity.name), *(("role", name) for name in names)}
+        if identity.route is not None:
+            targets.add(("db", identity.route.service))
+        self._check_locks(targets, now)
         return Standing(self.roles(names), traits)
 
     def roles(self, names: Sequence[str]) -> tuple[Role, ...]:
@@ -124,12 +123,23 @@ class Policy:
         if not self._heard:
             raise AgentOffline("the agent has not heard from the auth service yet; try again in a moment")
 
+    def check_host(self, host_id: str, now: float) -> None:
+        """AuthenticationFailed when this agent, or a proxy, was removed or is locked."""
+        if host_id in self._known["removed_host"]:
+            raise AuthenticationFailed("the agent of this database was removed from the cluster; ask an administrator")
+        lock = stopping(self._known["lock"].values(), {("server_id", host_id)}, now)
+        if lock is not None:
+            said = f": {lock.message}" if lock.message else ""
+            raise AuthenticationFailed(f"the agent of this database is locked{said}; ask an administrator")
+
+    def removed(self, host_id: str) -> bool:
+        """Whether this host is no member of the cluster any more."""
+        return host_id in self._known["removed_host"]
+
     def _check_locks(self, targets: set[tuple[str, str]], now: float) -> None:
-        for lock in self._known["lock"].values():
-            if (lock.kind, lock.value) in targets and (lock.expires is None or now < lock.expires):
-                why = f": {lock.message}" if lock.message else ""
-                what = {"server_id": "the agent of this database"}.get(lock.kind, f'{lock.kind} "{lock.value}"')
-                raise AuthenticationFailed(f"{what} is locked{why}; ask an administrator")
+        lock = stopping(self._known["lock"].values(), targets, now)
+        if lock is not None:
+            raise AuthenticationFailed(f"{lock.why}; ask an administrator")
 
 
 def _read_role(name: str, resource: Mapping[str, Any]) -> Role:
@@ -142,89 +152,14 @@ def _read_user(name: str, resource: Mapping[str, Any]) -> tuple[tuple[str, ...],
     return tuple(map(str, spec.get("roles") or ())), traits
 
 
-def _read_lock(name: str, resource: Mapping[str, Any]) -> _Lock:
-    spec = resource["spec"]
-    ((kind, value),) = spec["target"].items()
-    expires = spec.get("expires")
-    until = datetime.fromisoformat(expires).timestamp() if expires else None
-    return _Lock(str(kind), str(value), str(spec.get("message") or ""), until)
-
-
 #: How a resource of each kind that is watched is read.
 _READERS: dict[str, Callable[[str, Mapping[str, Any]], Any]] = {
     "role": _read_role,
     "user": _read_user,
-    "lock": _read_lock,
+    "lock": read_lock,
+    "db": lambda name, resource: parse_database(resource, where=f"db/{name}"),
+    "removed_host": lambda name, resource: name,
 }
 
-
-def _cancelled(reason: Failure) -> None:
-    reason.trap(CancelledError)
-
-
-class PolicyWatch:
-    """Keeps a policy current.
-
-    :param call: the API client's ``call``.
-    :param heard: called once, when the policy is known for the first time.
-    :param changed: called after each change.
-    :param uniform: ``random.uniform``, for the jitter.
-    """
-
-    def __init__(
-        self,
-        policy: Policy,
-        call: Call,
-        *,
-        clock: IReactorTime,
-        heard: Callable[[], None] = lambda: None,
-        changed: Callable[[], None] = lambda: None,
-        uniform: Callable[[float, float], float] = random.uniform,
-    ) -> None:
-        self._policy = policy
-        self._call = call
-        self._clock = clock
-        self._heard = heard
-        self._changed = changed
-        self._uniform = uniform
-        self._running: Deferred[None] | None = None
-
-    def start(self) -> None:
-        """Begin to watch; the first answer is the whole state."""
-        self._running = Deferred.fromCoroutine(self._watch())
-        self._running.addErrback(_cancelled)
-
-    def stop(self) -> None:
-        """End the watch; what is known stays."""
-        if self._running is not None:
-            self._running.cancel()
-
-    def retry_now(self) -> None:
-        """Auth can be reached again: do not wait for the rest of the delay."""
-        if self._running is not None:
-            self.stop()
-            self.start()
-
-    async def _watch(self) -> None:
-        since: int | None = None
-        wait = RETRY_SECONDS[0]
-        while True:
-            query: dict[str, Any] = {"kinds": ",".join(_READERS)}
-            if since is not None:
-                query |= {"since": since, "timeout": POLL_SECONDS}
-            try:
-                answer = await self._call("GET", "/v1/watch", query=query, timeout=POLL_SECONDS + 15.0)
-                first = not self._policy.heard
-                self._policy.apply(answer)
-                if first:
-                    self._heard()
-                elif answer.get("changes") or answer.get("reset"):
-                    self._changed()
-                since, wait = int(answer["revision"]), RETRY_SECONDS[0]
-            except CancelledError:
-                raise
-            except Exception as error:
-                log.info("roles cannot be watched just now: {error}", error=error)
-                since = None
-                await deferLater(self._clock, self._uniform(0.0, wait))
-                wait = min(wait * 2, RETRY_SECONDS[1])
+#: What an agent hears of.
+KINDS = tuple(_READERS)

@@ -40,11 +40,13 @@ class SessionRecord:
     :ivar identity: whose session it is, once that was verified.
     :ivar message: what the client asked for, once it has.
     :ivar database: where the session leads, once that was found.
+    :ivar policy_age: how old in seconds is what it was decided on, where auth was away.
     """
 
     identity: Identity | None = None
     message: StartupMessage | None = None
     database: Database | None = None
+    policy_age: float | None = None
 
     def __init__(
         self,
@@ -121,6 +123,7 @@ class SessionRecord:
             client_address=self._client_address,
             roles=self.identity.roles if self.identity else (),
             parameters=_readable(self.message) if self.message else {},
+            policy_age=self.policy_age,
             **more,
         )
 

@@ -155,8 +155,13 @@ class IncomingStream(Protocol):
             self._session.client_lost()
 
 
-def proxies_only(host_ca: Callable[[], bytes], clock: IReactorTime) -> Callable[[bytes | None], None]:
-    """A check that lets in whoever holds a proxy's certificate of this cluster, and nobody else."""
+def proxies_only(
+    host_ca: Callable[[], bytes], clock: IReactorTime, allowed: Callable[[str], None] = lambda host_id: None
+) -> Callable[[bytes | None], None]:
+    """A check that lets in whoever holds a proxy's certificate of this cluster, and nobody else.
+
+    :param allowed: refuses the ids of hosts that are locked, or no members any more.
+    """
 
     def check(certificate: bytes | None) -> None:
         if certificate is None:
@@ -164,5 +169,6 @@ def proxies_only(host_ca: Callable[[], bytes], clock: IReactorTime) -> Callable[
         identity = peer_identity(certificate, user_ca=None, host_ca=host_ca(), now=clock.seconds())
         if "proxy" not in identity.roles:
             raise AuthenticationFailed(f"{identity.name} is no proxy")
+        allowed(identity.name)
 
     return check

@@ -33,6 +33,8 @@ class Surroundings:
 
     :param dial: the plain endpoint of a database's address.
     :param user_ca: gives the user CA's certificate, PEM.
+    :param policy_age: how old what is known of the cluster is, in seconds, None while auth is there; AgentOffline
+        when nobody new may be let in by it.
     :param sessions_of: how many sessions of a user there are at this agent, those being opened included.
     """
 
@@ -47,6 +49,7 @@ class Surroundings:
     clock: IReactorTime
     new_uid: Callable[[], str]
     sessions_of: Callable[[str], int]
+    policy_age: Callable[[], float | None] = lambda: None
 
     def identify(self, certificate: bytes) -> Identity:
         """Whose session it is, by the client's certificate (DER) alone.

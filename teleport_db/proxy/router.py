@@ -138,6 +138,15 @@ class Router:
                 log.info("agent {host} is gone", host=link.identity.name)
                 return
 
+    def drop(self, check: Callable[[Identity], None]) -> None:
+        """Close the tunnels of agents that ``check`` refuses, and the sessions in them."""
+        for link in list(self._links):
+            try:
+                check(link.identity)
+            except TeleportDBError as error:
+                log.warn("the tunnel of agent {host} is closed: {error}", host=link.identity.name, error=error)
+                link.tunnel.close()
+
     def close(self) -> None:
         """Close all tunnels."""
         for link in list(self._links):

@@ -13,13 +13,16 @@ from twisted.internet.threads import deferToThreadPool
 from teleport_db.alpn import ALPN_AUTH, ALPN_TUNNEL
 from teleport_db.audit.spool import Spool
 from teleport_db.certs.tls import client_context, server_context
+from teleport_db.config.databases import selector
 from teleport_db.config.model import Config
 from teleport_db.db.agent import Agent, HostContexts
+from teleport_db.db.away import BEST_EFFORT, AuthAway, Kept
 from teleport_db.db.awsbundle import BundleFiles, Bundles
 from teleport_db.db.awstokens import AmazonCredentials
 from teleport_db.db.credentials import ByKind, CertificateCredentials
 from teleport_db.db.labels import run_command
 from teleport_db.db.passwords import PasswordCredentials
+from teleport_db.db.registered import Wanted
 from teleport_db.net.tcp import connector
 from teleport_db.services.hosts import Host, HostCredentials
 
@@ -82,4 +85,13 @@ def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, re
         run=run_command(in_thread),
         in_thread=in_thread,
         reactor=reactor,
+        wanted=Wanted(
+            tuple(selector(labels) for labels in config.db.resources),
+            host.credentials.scope,
+            config.db.resource_commands,
+        ),
+        away=AuthAway(config.db.auth_away, config.db.auth_away_max_age, clock=reactor),
+        kept=Kept(os.path.join(config.teleport.data_dir, "policy"), in_thread=in_thread)
+        if config.db.auth_away == BEST_EFFORT
+        else None,
     )

@@ -19,6 +19,7 @@ import teleport_db
 from teleport_db.alpn import ALPN_AUTH, ALPN_HTTP, ALPN_JOIN, ALPN_POSTGRESQL, ALPN_TUNNEL
 from teleport_db.api.client import APIClient
 from teleport_db.api.sending import sender
+from teleport_db.api.watching import Watcher
 from teleport_db.audit.events import SessionEvents
 from teleport_db.audit.shipping import Shipper
 from teleport_db.audit.spool import Spool
@@ -32,6 +33,7 @@ from teleport_db.identity import Identity, auth_name
 from teleport_db.net.http import BoundedSite
 from teleport_db.net.tcp import connector, listen
 from teleport_db.net.tlslayer import TLSClientEndpoint
+from teleport_db.proxy.barred import KINDS, Barred
 from teleport_db.proxy.forward import Forwarder
 from teleport_db.proxy.frontend import Gateway, PostgresFrontend, Refusal, Sessions
 from teleport_db.proxy.pages import Pages
@@ -84,6 +86,8 @@ class ProxyProcess(Service):
             context=host.context("agents", lambda held: client_context(cas=[held.host_ca], pair=held.client)),
             clock=reactor,
         )
+        self._barred = Barred(clock=reactor, changed=lambda: self.router.drop(self._barred.check))
+        self._watch = Watcher(self.api.call, KINDS, self._barred.apply, clock=reactor)
         self._asking: Deferred[None] | None = None
         self._closers = Closers()
         self._spool = Spool(os.path.join(config.teleport.data_dir, "spool", "proxy"))
@@ -189,6 +193,7 @@ class ProxyProcess(Service):
         )
         if "db" not in identity.roles:
             raise AuthenticationFailed(f"{identity.name} is no agent of databases")
+        self._barred.check(identity)
         return identity
 
     # Refusals that no agent saw.
@@ -230,6 +235,7 @@ class ProxyProcess(Service):
         super().startService()  # type: ignore[no-untyped-call]
         self._host.start()
         self._shipper.start()
+        self._watch.start()
         self._asking = Deferred.fromCoroutine(self._ask_for_services())
         self._asking.addErrback(lambda reason: log.debug("auth is not asked any more: {reason}", reason=reason))
 
@@ -253,6 +259,7 @@ class ProxyProcess(Service):
     async def _stop(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
         self._host.stop()
+        self._watch.stop()
         if self._asking is not None:
             self._asking.cancel()
         await self._closers.close()

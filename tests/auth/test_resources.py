@@ -51,7 +51,7 @@ class ResourceTests(AuthCase):
         self.assertEqual(forced["spec"], {})
         await self.call("DELETE", "/v1/resources/role/dba")
         await self.assertFailure(self.call("DELETE", "/v1/resources/role/dba"), NotFound)
-        self.assertEqual(self.audit.codes(), ["T9000I", "T9002I", "T9000I", "T9001I"])
+        self.assertEqual(self.audit.codes(), ["T9000I", "T9002I", "T9002I", "T9001I"])
 
     async def test_refused_roles(self) -> None:
         """A role that cannot be understood is refused with the key's path."""

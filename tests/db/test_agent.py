@@ -1,6 +1,7 @@
 """The agent as a service: what it tells auth, what it offers when, how it comes back and how it leaves."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -49,6 +50,27 @@ class Auth(Resource):
         self.began: list[int | None] = []
         self.away = False
         self.deaf = False
+        self.revision = 1
+        self.known: dict[tuple[str, str], dict[str, Any]] = {}
+        self.watching: list[Request] = []
+
+    def tell(self, changes: Sequence[dict[str, Any]]) -> None:
+        """Something changed; with nothing, who waits is answered all the same."""
+        self.revision += bool(changes)
+        for change in changes:
+            self.known.pop((change["kind"], change["name"]), None)
+            if change["type"] == "put":
+                self.known[change["kind"], change["name"]] = change
+        watching, self.watching = self.watching, []
+        for request in watching:
+            if self.away:
+                request.setResponseCode(503)
+            answer = {"revision": self.revision, "reset": False, "changes": list(changes)}
+            request.write(json.dumps({} if self.away else answer).encode())
+            request.finish()
+
+    def _leaves(self, request: Request) -> None:
+        request.notifyFinish().addErrback(lambda _: self.watching.remove(request) if request in self.watching else None)
 
     def render(self, request: Request) -> Any:
         method, path = request.method.decode(), request.path.decode()
@@ -60,9 +82,10 @@ class Auth(Resource):
         match method, path:
             case "GET", "/v1/watch":
                 if b"since" in request.args:
+                    self.watching.append(request)
+                    self._leaves(request)
                     return NOT_DONE_YET
-                change = {"type": "put", "kind": "role", "name": "dev", "resource": dev_role()}
-                answer = {"revision": 1, "reset": True, "changes": [change, put_user("alice")]}
+                answer = {"revision": self.revision, "reset": True, "changes": list(self.known.values())}
             case "PUT", "/v1/presence":
                 body = json.load(request.content)
                 self.presence = body["databases"]
@@ -92,7 +115,12 @@ class AgentCase(SynchronousTestCase):
             self.cluster,
             lambda: self.cluster.front.buildProtocol(Address("127.0.0.1", 1)),  # type: ignore[arg-type]
         )
-        pair = agent_pair("agent-1", False)
+        self.agent = self.make_agent()
+        self.stopped = False
+
+    def make_agent(self, **more: Any) -> Agent:
+        """The agent; another one of the same machine when it is called again."""
+        pair, host_ca = agent_pair("agent-1", False), authority("host").certificate_pem
         contexts = HostContexts(
             serving=agent_serving("agent-1"),
             tunnel=tunnel_client(pair),
@@ -100,7 +128,7 @@ class AgentCase(SynchronousTestCase):
         )
         dialling = MemoryEndpoint(self.cluster, lambda: Database_(self.database))
         self.spool = Spool(self.mktemp(), now=lambda: NOW)
-        self.agent = Agent(
+        return Agent(
             cluster=CLUSTER,
             host_id="agent-1",
             databases=[Database("aurora", Address(HOST, 5432), static_labels={"env": "test"})],
@@ -115,10 +143,13 @@ class AgentCase(SynchronousTestCase):
             in_thread=maybeDeferred,
             reactor=self.cluster.clock,
             uniform=lambda low, high: high,
+            **more,
         )
-        self.stopped = False
 
     def start(self) -> None:
+        if not self.auth.known:
+            role = {"type": "put", "kind": "role", "name": "dev", "resource": dev_role()}
+            self.auth.tell([role, put_user("alice")])
         self.agent.startService()
         self.addCleanup(self.stop)
         self.cluster.settle()

@@ -1,14 +1,12 @@
-"""The agent's knowledge of roles, and the watch that keeps it."""
+"""The agent's knowledge of roles, users, locks and registered databases."""
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.db.policy import RETRY_SECONDS, Policy, PolicyWatch, Standing
-from teleport_db.errors import AccessDenied, AgentOffline, AuthenticationFailed, ConnectionTrouble
-from teleport_db.identity import Identity
+from teleport_db.db.policy import Policy, Standing
+from teleport_db.errors import AccessDenied, AgentOffline, AuthenticationFailed
+from teleport_db.identity import DatabaseRoute, Identity
 from tests.cluster import dev_role, put_user
 
 
@@ -75,11 +73,25 @@ def put_lock(name: str, target: dict[str, str], **spec: str) -> dict[str, Any]:
     return {"type": "put", "kind": "lock", "name": name, "resource": resource}
 
 
+def put_database(name: str, **spec: Any) -> dict[str, Any]:
+    spec = {"protocol": "postgres", "uri": "db.example:5432", **spec}
+    resource = {"kind": "db", "version": "v3", "metadata": {"name": name, "labels": {"env": "test"}}, "spec": spec}
+    return {"type": "put", "kind": "db", "name": name, "resource": resource}
+
+
 class StandingTests(SynchronousTestCase):
     """What holds for a user now."""
 
     #: What the certificate says is of the time when it was signed.
-    alice = Identity("user", "alice", "c", roles=("ops",), traits={"db_names": ["old"]}, usage="login")
+    alice = Identity(
+        "user",
+        "alice",
+        "c",
+        roles=("ops",),
+        traits={"db_names": ["old"]},
+        usage="database",
+        route=DatabaseRoute("c", "aurora"),
+    )
 
     def setUp(self) -> None:
         self.policy = Policy()
@@ -108,14 +120,14 @@ class StandingTests(SynchronousTestCase):
         self.assertRaises(AccessDenied, self.standing)
 
     def test_locked(self) -> None:
-        """A lock of the user, of a role of now, or of this agent stops; others do not."""
-        for target in ({"user": "alice"}, {"role": "dev"}, {"server_id": "agent-1"}):
+        """A lock of the user, of a role of now, of this agent or of the service stops; others do not."""
+        for target in ({"user": "alice"}, {"role": "dev"}, {"server_id": "agent-1"}, {"db": "aurora"}):
             self.setUp()
             self.policy.apply({"changes": [put_lock("l", target, message="on leave")]})
             self.assertIn("is locked: on leave", str(self.assertRaises(AuthenticationFailed, self.standing)))
             self.policy.apply({"changes": [{"type": "delete", "kind": "lock", "name": "l"}]})
             self.standing()
-        for target in ({"user": "bob"}, {"role": "ops"}, {"server_id": "agent-2"}):
+        for target in ({"user": "bob"}, {"role": "ops"}, {"server_id": "agent-2"}, {"db": "metrics"}):
             self.policy.apply({"changes": [put_lock("l", target)]})
             self.standing()
 
@@ -124,61 +136,29 @@ class StandingTests(SynchronousTestCase):
         self.assertRaises(AuthenticationFailed, self.standing, 59.0)
         self.standing(60.0)
 
+    def test_removed(self) -> None:
+        """An agent that was removed from the cluster lets nobody in."""
+        self.policy.apply({"changes": [{"type": "put", "kind": "removed_host", "name": "agent-2", "resource": {}}]})
+        self.standing()
+        self.assertFalse(self.policy.removed("agent-1"))
+        self.policy.apply({"changes": [{"type": "put", "kind": "removed_host", "name": "agent-1", "resource": {}}]})
+        self.assertIn("removed from the cluster", str(self.assertRaises(AuthenticationFailed, self.standing)))
+        self.assertTrue(self.policy.removed("agent-1"))
 
-class WatchTests(SynchronousTestCase):
-    """The long poll."""
+    def test_snapshot(self) -> None:
+        """What is known can be told to another policy, as auth would tell it."""
+        lock = put_lock("l", {"user": "alice"})
+        self.policy.apply({"changes": [lock, {"type": "delete", "kind": "role", "name": "ops"}]})
+        other = Policy()
+        other.apply(self.policy.snapshot())
+        self.assertRaises(AccessDenied, other.roles, ["ops"])
+        self.assertRaises(AuthenticationFailed, other.standing, self.alice, host_id="agent-1", now=0.0)
+        other.apply({"changes": [{"type": "delete", "kind": "lock", "name": "l"}]})
+        self.assertEqual(other.standing(self.alice, host_id="agent-1", now=0.0).traits, {"db_names": ("main",)})
 
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.policy = Policy()
-        self.queries: list[dict[str, Any]] = []
-        self.polls: list[Deferred[Any]] = []
-        self.cancelled = 0
-        self.watch = PolicyWatch(self.policy, self.call, clock=self.clock, uniform=lambda low, high: high)
-        self.watch.start()
-
-    def call(self, method: str, path: str, *, query: Any, timeout: float) -> Deferred[Any]:
-        self.assertEqual((method, path), ("GET", "/v1/watch"))
-        self.queries.append(query)
-        self.polls.append(Deferred(lambda _: setattr(self, "cancelled", self.cancelled + 1)))
-        return self.polls[-1]
-
-    def test_polls(self) -> None:
-        """The first answer is everything; each later poll asks for what came since."""
-        self.assertNotIn("since", self.queries[0])
-        self.polls[0].callback({"revision": 5, "reset": True, "changes": [put("dev")]})
-        self.assertEqual(self.queries[1]["since"], 5)
-        self.polls[1].callback({"revision": 6, "changes": [put("ops")]})
-        self.assertEqual(self.queries[2]["since"], 6)
-        self.assertEqual(len(self.policy.roles(["dev", "ops"])), 2)
-
-    def test_auth_away(self) -> None:
-        """The last known roles hold; the wait grows up to its most, then everything is asked anew."""
-        self.polls[0].callback({"revision": 5, "reset": True, "changes": [put("dev")]})
-        waits = []
-        for _ in range(6):
-            self.polls[-1].errback(ConnectionTrouble("away"))
-            (call,) = self.clock.getDelayedCalls()
-            waits.append(call.getTime() - self.clock.seconds())
-            self.clock.advance(waits[-1])
-            self.assertNotIn("since", self.queries[-1])
-        self.assertEqual(waits, [1.0, 2.0, 4.0, 8.0, RETRY_SECONDS[1], RETRY_SECONDS[1]])
-        self.assertEqual(len(self.policy.roles(["dev"])), 1)
-        self.polls[-1].callback({"revision": 9, "reset": True, "changes": []})
-        self.assertRaises(AccessDenied, self.policy.roles, ["dev"])
-
-    def test_nonsense(self) -> None:
-        """An answer that is none is asked for again, not now."""
-        for answer in ({}, {"revision": "x"}, {"revision": 1, "changes": [1]}):
-            self.polls[-1].callback(answer)
-            self.assertEqual(len(self.clock.getDelayedCalls()), 1)
-            self.clock.advance(RETRY_SECONDS[1])
-
-    def test_stop(self) -> None:
-        """A stop ends the poll, or the wait for the next one."""
-        self.watch.stop()
-        self.assertEqual((self.cancelled, self.clock.getDelayedCalls()), (1, []))
-        self.setUp()
-        self.polls[0].errback(ConnectionTrouble("away"))
-        self.watch.stop()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+    def test_databases(self) -> None:
+        """Registered databases, those that can be read, by name."""
+        self.policy.apply({"changes": [put_database("b"), put_database("a"), put_database("c", uri="no port")]})
+        self.assertEqual([database.name for database in self.policy.databases], ["a", "b"])
+        self.policy.apply({"changes": [{"type": "delete", "kind": "db", "name": "a"}]})
+        self.assertEqual([database.name for database in self.policy.databases], ["b"])

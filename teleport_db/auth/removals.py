@@ -1,0 +1,119 @@
+"""Agents that were removed: their certificates, which nobody can take back, are refused from then on.
+
+::
+
+    /removed_host/ID  {"by"}     as long as a certificate of the host's may last; it gets no new one
+
+Auth keeps them in memory, as it does locks; proxies and agents hear of them by their watch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+
+from teleport_db.api.resources import Resource
+from teleport_db.auth.joining import HOSTS
+from teleport_db.auth.presence import Presence
+from teleport_db.auth.recorder import Recorder
+from teleport_db.auth.signing import HOST_TTL
+from teleport_db.auth.tokens import PREFIX as TOKENS
+from teleport_db.errors import AccessDenied, BadRequest, NotFound
+from teleport_db.identity import Identity
+from teleport_db.interfaces import Change, IBackend, Item
+
+PREFIX = "/removed_host/"
+REMOVED = "this host was removed from the cluster; to come back it joins anew, with a new key and a new token"
+
+
+def resource_of(item: Item) -> Resource:
+    """A removal as hosts hear of it."""
+    return Resource("db_server", item.key.removeprefix(PREFIX), {}, item.revision)
+
+
+class Removals:
+    """Knows who was removed."""
+
+    def __init__(self, backend: IBackend, recorder: Recorder, presence: Presence, *, clock: IReactorTime) -> None:
+        self._backend = backend
+        self._recorder = recorder
+        self._presence = presence
+        self._clock = clock
+        self._removed: set[str] = set()
+        self._stop: Callable[[], None] | None = None
+
+    async def start(self) -> None:
+        """Read all removals, and from now on hear of every change."""
+        self._stop = self._backend.watch(PREFIX, self._changed)
+        for item in await self._backend.range(PREFIX):
+            self._changed(Change(item.key, item.revision, item))
+
+    def stop(self) -> None:
+        """Hear no more."""
+        if self._stop is not None:
+            self._stop()
+
+    def _changed(self, change: Change) -> None:
+        name = change.key.removeprefix(PREFIX)
+        if change.item is None:
+            self._removed.discard(name)
+        else:
+            self._removed.add(name)
+
+    def check(self, identity: Identity) -> None:
+        """Raise AccessDenied when this host was removed."""
+        if identity.kind == "host":
+            self.check_id(identity.name)
+
+    def check_id(self, host_id: str) -> None:
+        """The same by a host's id."""
+        if host_id in self._removed:
+            raise AccessDenied(REMOVED)
+
+    # The API: ``kind: db_server``.
+
+    async def list(self) -> list[Resource]:
+        """The agents that are there, each with what it serves."""
+        found = []
+        for host_id, value, expires in await self._presence.servers():
+            spec: dict[str, Any] = {"hostname": await self._name(host_id), "databases": value}
+            found.append(Resource("db_server", host_id, spec, expires=expires))
+        return found
+
+    async def get(self, host_id: str) -> Resource:
+        """One; NotFound."""
+        for resource in await self.list():
+            if resource.name == host_id:
+                return resource
+        raise NotFound(f"there is no db_server/{host_id[:64]} just now")
+
+    async def _name(self, host_id: str) -> str:
+        try:
+            return str((await self._backend.get(HOSTS + host_id)).value["name"])
+        except NotFound:
+            return ""
+
+    async def delete(self, host_id: str, *, by: str) -> None:
+        """Remove an agent: what its certificate opened is closed, and it opens nothing more."""
+        try:
+            host = await self._backend.get(HOSTS + host_id)
+        except NotFound:
+            if not any(host_id == known for known, _, _ in await self._presence.servers()):
+                raise NotFound(f"there is no db_server/{host_id[:64]}") from None
+            raise BadRequest(
+                "this agent runs in the auth server's own process: switch db_service off in its configuration"
+            ) from None
+        if "db" not in host.value["roles"]:
+            raise BadRequest(f"{host_id[:64]} is no agent of databases")
+        # First nothing is let in any more; what is left after a crash is only what it had announced.
+        await self._backend.put(PREFIX + host_id, {"by": by}, self._clock.seconds() + HOST_TTL)
+        if host.value["token"] is not None:
+            with contextlib.suppress(NotFound):
+                await self._backend.delete(TOKENS + host.value["token"])
+        with contextlib.suppress(NotFound):
+            await self._backend.delete(host.key)
+        await self._presence.forget(host_id)
+        await self._recorder.record("instance.remove", user=by, name=host_id, server_id=host_id)

@@ -53,6 +53,10 @@ _KEEPALIVE = (
     (getattr(socket, "TCP_KEEPCNT", None), KEEPALIVE_COUNT),
 )
 
+#: Seconds for which an address that answered is dialled again before its name is asked anew.  To resolve one takes a
+#: millisecond and a thread; a database that fails over to another address is found this much later at most.
+ADDRESS_SECONDS = 5.0
+
 #: Bytes read in one turn at most; one ``recv`` takes all that is there up to this.
 READ_SIZE = 65536
 
@@ -179,11 +183,14 @@ class _DialsAtOnce:
 class ClientEndpoint:
     """Dial ``host:port``; names are resolved off the reactor's thread and their addresses tried in turn.
 
+    The address that answered is dialled at once for a few seconds more; should it not answer then, all are tried.
+
     :param timeout: seconds for resolving and connecting together.
     """
 
     def __init__(self, reactor: Any, host: str, port: int, *, timeout: float = 10.0) -> None:
         self._reactor, self.host, self.port, self._timeout = reactor, host, port, timeout
+        self._answered: tuple[str, float] | None = None  # an address, and until when it is good
 
     def __repr__(self) -> str:
         return f"<ClientEndpoint {self._address()}>"
@@ -193,15 +200,7 @@ class ClientEndpoint:
 
     def connect(self, protocolFactory: interfaces.IProtocolFactory) -> Deferred[Any]:
         """Connect; fails with :class:`ConnectionTrouble` that names the address, or ``CancelledError``."""
-        reactor: Any = _DialsAtOnce(self._reactor)
-        endpoint: Any
-        if isIPAddress(self.host):
-            endpoint = TCP4ClientEndpoint(reactor, self.host, self.port, self._timeout)
-        elif isIPv6Address(self.host):
-            endpoint = TCP6ClientEndpoint(reactor, self.host, self.port, self._timeout)
-        else:
-            endpoint = HostnameEndpoint(reactor, self.host, self.port, self._timeout)
-        connecting: Deferred[Any] = endpoint.connect(protocolFactory)
+        connecting = self._dial(protocolFactory)
         cancelled = False
 
         def cancel(_: Deferred[Any]) -> None:
@@ -224,6 +223,41 @@ class ClientEndpoint:
         connecting.addTimeout(self._timeout, self._reactor)
         connecting.addCallbacks(result.callback, failed)
         return result
+
+    def _dial(self, factory: interfaces.IProtocolFactory) -> Deferred[Any]:
+        reactor: Any = _DialsAtOnce(self._reactor)
+        if isIPAddress(self.host) or isIPv6Address(self.host):
+            return self._dial_address(reactor, self.host, factory)
+        answered, self._answered = self._answered, None
+        if answered is not None and self._reactor.seconds() < answered[1]:
+            connecting = self._dial_address(reactor, answered[0], factory)
+            connecting.addCallbacks(self._keep, self._ask_anew, callbackArgs=answered, errbackArgs=(reactor, factory))
+            return connecting
+        return self._dial_name(reactor, factory)
+
+    def _dial_address(self, reactor: Any, address: str, factory: interfaces.IProtocolFactory) -> Deferred[Any]:
+        kind: Any = TCP6ClientEndpoint if isIPv6Address(address) else TCP4ClientEndpoint
+        connecting: Deferred[Any] = kind(reactor, address, self.port, self._timeout).connect(factory)
+        return connecting
+
+    def _dial_name(self, reactor: Any, factory: interfaces.IProtocolFactory) -> Deferred[Any]:
+        endpoint: Any = HostnameEndpoint(reactor, self.host, self.port, self._timeout)
+        connecting: Deferred[Any] = endpoint.connect(factory)
+
+        def made(protocol: Any) -> Any:
+            address = protocol.transport.getPeer().host
+            return self._keep(protocol, address, self._reactor.seconds() + ADDRESS_SECONDS)
+
+        return connecting.addCallback(made)
+
+    def _keep(self, protocol: Any, address: str, until: float) -> Any:
+        self._answered = address, until
+        return protocol
+
+    def _ask_anew(self, failure: Failure, reactor: Any, factory: interfaces.IProtocolFactory) -> Any:
+        """The address answers no more: the name may have another by now."""
+        cancelled = failure.check(CancelledError, error.ConnectingCancelledError)
+        return failure if cancelled else self._dial_name(reactor, factory)
 
 
 def connector(reactor: Any, host: str, port: int, *, timeout: float = 10.0) -> interfaces.IStreamClientEndpoint:

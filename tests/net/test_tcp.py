@@ -371,6 +371,65 @@ class Connecting(Case):
         yield self.assertFailure(connecting, CancelledError)
         self.assertEqual(self.accepted, [])
 
+    @inlineCallbacks
+    def test_address_kept(self) -> Any:
+        """The address that answered is dialled for a few seconds without asking for it; then the name is asked anew."""
+        port = self.listen(Waiting)
+        asking = Asking()
+        endpoint = tcp.ClientEndpoint(asking, "localhost", port)
+
+        @inlineCallbacks
+        def connect() -> Any:
+            client = Waiting()
+            yield endpoint.connect(Factory.forProtocol(lambda: client))
+            client.transport.abortConnection()
+            yield client.over
+
+        yield connect()
+        yield connect()
+        self.assertEqual(asking.asked, ["localhost"])
+        asking.later = tcp.ADDRESS_SECONDS
+        yield connect()
+        self.assertEqual(asking.asked, ["localhost"] * 2)
+
+    @inlineCallbacks
+    def test_address_gone(self) -> Any:
+        """When the address answers no more, the name is asked at once; a cancellation is none of that."""
+        asking = Asking()
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            endpoint = tcp.ClientEndpoint(asking, "localhost", taken.getsockname()[1])
+            endpoint._answered = ("127.0.0.1", reactor.seconds() + 5)
+            yield self.assertFailure(endpoint.connect(any_factory()), ConnectionTrouble)
+            self.assertEqual(asking.asked, ["localhost"])
+            endpoint._answered = ("127.0.0.1", reactor.seconds() + 5)
+            connecting = endpoint.connect(any_factory())
+            connecting.cancel()
+            yield self.assertFailure(connecting, CancelledError)
+            self.assertEqual(asking.asked, ["localhost"])
+
+
+class Asking:
+    """The reactor, with a clock that can be ahead; notes the names that are resolved."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.later = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+    def seconds(self) -> float:
+        return float(reactor.seconds()) + self.later
+
+    @property
+    def nameResolver(self) -> Any:
+        return self
+
+    def resolveHostName(self, receiver: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        self.asked.append(name)
+        return reactor.nameResolver.resolveHostName(receiver, name, *args, **kwargs)
+
 
 class RealTLS(Case):
     """The TLS layer against other implementations, over real sockets."""

@@ -267,6 +267,18 @@ class NameTests(SynchronousTestCase):
             self.assertIn("wildcards", self.refused(name, "*.a.b"))
         verify_name(unchecked(["*.a.b", "x.a.b"]), "x.a.b")
 
+    def test_wildcard_wanted(self) -> None:
+        """Where a wildcard may count, it does for its own level only, and never below a top-level domain."""
+        for name in ("x.a.b", "X.A.B", "x.a.b."):
+            verify_name(unchecked(["*.a.b"]), name, wildcard=True)
+        verify_name(unchecked(["x.a.b"]), "x.a.b", wildcard=True)
+        for name, names in (
+            *(("a.b", ["*.a.b"]), ("y.x.a.b", ["*.a.b"]), ("a.b", ["*.b"]), ("x.a.b", ["*.*.b", "x*.a.b"])),
+            *(("10.0.0.1", ["dns:*.0.0.1"]), ("x.a.b", []), ("b", ["*"])),
+        ):
+            with self.assertRaises(AuthenticationFailed, msg=name):
+                verify_name(unchecked(names), name, wildcard=True)
+
     def test_address_as_name(self) -> None:
         """``127.0.0.1`` as a dNSName is no address, and does not spoil the names beside it."""
         self.refused("127.0.0.1", "dns:127.0.0.1")

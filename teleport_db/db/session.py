@@ -22,6 +22,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -45,6 +46,7 @@ from teleport_db.errors import (
 )
 from teleport_db.identity import Identity
 from teleport_db.interfaces import Credentials
+from teleport_db.net.pace import Pace
 from teleport_db.pgwire.frontend import MalformedMessage
 from teleport_db.pgwire.messages import error_for
 from teleport_db.pgwire.startup import Opening, Startup, StartupMessage
@@ -276,14 +278,16 @@ class Session:
         self._transport.write(logged_in.greeting)
         relay = self._relay = FrontendRelay(record=self._record.statements, forward=backend.write, failed=self._fail)
         self._receiver = relay.receive
-        self._transport.registerProducer(backend, True)
-        backend.registerProducer(self._transport, True)
+        self._transport.registerProducer(Pace(backend), True)
+        backend.registerProducer(Pace(self._transport), True)
         self._relayed = BackendRelay(self._transport.write, lambda: relay.rounds)
         self._backend.relay(self._relayed.receive, self._backend_lost)
         early, self._early = b"".join(self._early), []
         if early and not self._over:
             relay.receive(early)
         if not self._over:
+            if self._done:
+                self._pass_end_on()
             self._transport.resumeProducing()
 
     # While it runs.
@@ -387,17 +391,23 @@ class Session:
             self._refuse(error)
 
     def _backend_lost(self, reason: Failure) -> None:
-        self._end("client closed the connection" if self._done else "database closed the connection")
+        # A database that was killed ends its connection without TLS's close_notify, and so does this session then.
+        clean = reason.check(ConnectionDone) is not None
+        self._end("client closed the connection" if self._done else "database closed the connection", clean=clean)
 
     def client_done(self) -> None:
         """The client has said its last word; as on a direct connection it gets the answer to that.
 
         The database hears of the end behind the last byte, answers what it was asked, and closes.
         """
-        if not self._started or self._over:
+        if self._over or self._record.message is None:
             self._transport.loseConnection()
             return
         self._done = True
+        if self._started:
+            self._pass_end_on()
+
+    def _pass_end_on(self) -> None:
         assert self._backend is not None
         backend: Any = self._backend.transport
         backend.unregisterProducer()
@@ -424,7 +434,7 @@ class Session:
             self._record.failure("the client closed the connection before it was let in")
         self._end("client closed the connection")
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, clean: bool = True) -> None:
         if self._over:
             return
         self._over = True
@@ -440,7 +450,10 @@ class Session:
             self._backend.close(self._around.clock, CLOSING_SECONDS)
         self._transport.unregisterProducer()
         self._transport.resumeProducing()
-        self._transport.loseConnection()
+        if clean:
+            self._transport.loseConnection()
+        else:
+            self._transport.cutConnection()
         if not self._lost:
             self._timer = self._around.clock.callLater(CLOSING_SECONDS, self._cut_off)
         self._closed(self)

@@ -497,6 +497,23 @@ class TLSLayer(Protocol):
         elif lose is not None:
             lose()
 
+    def cutConnection(self) -> None:
+        """Close below after what was written, and send no close_notify.
+
+        So ends a process that was killed; who passes on such an end must not make a clean one of it.
+        """
+        if self.disconnecting or self._state is not State.OPEN:
+            self.loseConnection()
+            return
+        self.disconnecting = self._write_closed = True
+        if self._lost_below is not None:
+            self._clock.callLater(0, self._give_up)
+            return
+        if self._producer is not None:
+            self._producer = None
+            self.transport.unregisterProducer()
+        self._close_below()
+
     def abortConnection(self) -> None:
         """Drop the connection below at once, and whatever waits."""
         if self._state is State.LOST:

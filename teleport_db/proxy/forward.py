@@ -18,6 +18,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from teleport_db.net.pace import Pace
+
 log = Logger()
 
 #: Seconds either end gets to take what was written to it, once the other is gone.
@@ -37,6 +39,7 @@ class Side(Protocol):
         self.other: Side | None = None
         self.reason: Failure | None = None
         self._early: list[bytes] = []
+        self._half_closed = False
 
     def dataReceived(self, data: bytes) -> None:
         other = self.other
@@ -51,23 +54,28 @@ class Side(Protocol):
         for here, there in ((self, other), (other, self)):
             early, here._early = here._early, []
             there.transport.writeSequence(early)  # type: ignore[union-attr]
-        # Only now: a transport that is gone already stops its producer, which would write nothing more.
         transports: tuple[Any, Any] = (self.transport, other.transport)
-        transports[0].registerProducer(transports[1], True)
-        transports[1].registerProducer(transports[0], True)
+        transports[0].registerProducer(Pace(transports[1]), True)
+        transports[1].registerProducer(Pace(transports[0]), True)
         for here, there in ((self, other), (other, self)):
             if here.reason is not None:
                 there.end(here.reason)
+            elif here._half_closed:
+                here.readConnectionLost()
 
     def end(self, reason: Failure) -> None:
         """The other side is gone: this one goes the same way, cleanly or not."""
         transport: Any = self.transport
+        transport.unregisterProducer()
         if reason.check(ConnectionDone):
-            transport.unregisterProducer()
             transport.loseConnection()
-            self.limit_closing()
+        elif hasattr(transport, "cutConnection"):
+            # What came before the end still goes on: a query behind which a client dies is run, an error behind
+            # which a database dies is read.
+            transport.cutConnection()
         else:
             transport.abortConnection()
+        self.limit_closing()
 
     def limit_closing(self) -> None:
         """A peer that does not take the last bytes is not waited for."""
@@ -76,10 +84,10 @@ class Side(Protocol):
             self._closing = self.clock.callLater(CLOSING_SECONDS, transport.abortConnection)
 
     def readConnectionLost(self) -> None:
-        transport: Any = self.transport if self.other is None else self.other.transport
         if self.other is None:
-            transport.loseConnection()
+            self._half_closed = True
         else:
+            transport: Any = self.other.transport
             transport.unregisterProducer()
             transport.loseWriteConnection()
 

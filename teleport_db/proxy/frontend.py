@@ -279,6 +279,14 @@ class PostgresFrontend(Side):
                 case Reply() | StartTLS():
                     transport.loseConnection()
 
+    def readConnectionLost(self) -> None:
+        """The client says no more: what it has asked for it still gets, once it has asked for a session."""
+        if self._opening is None:
+            super().readConnectionLost()
+        else:
+            transport: Any = self.transport
+            transport.loseConnection()
+
     def _early_data(self) -> None:
         """The client is read on while its agent has not answered, so that it is noticed when it goes away."""
         if sum(map(len, self._early)) > MAX_EARLY:

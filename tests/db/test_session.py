@@ -577,7 +577,7 @@ class CutTests(AgentCase):
         client.wire.cut()
 
     def test_database_that_takes_nothing(self) -> None:
-        """... neither."""
+        """... neither, once the session is cut; what a client said before it went may still be taken until then."""
         client = self.cluster.session()
         connection = self.agent.database.connections[0]
         connection.transport.pauseProducing()
@@ -586,6 +586,8 @@ class CutTests(AgentCase):
         client.wire.cut()
         self.cluster.settle()
         self.assertIsNone(connection.reason)
+        (session,) = self.agent.sessions
+        session.cut(SessionCut("over"))
         self.cluster.pass_time(CLOSING_SECONDS)
         self.assertForgotten(self.agent)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -11,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 from teleport_db.errors import ConnectionTrouble, LimitExceeded
 from teleport_db.interfaces import IRouter
-from teleport_db.pgwire.messages import message
+from teleport_db.pgwire.messages import AUTHENTICATION_OK, error_response, message
 from teleport_db.proxy.forward import CLOSING_SECONDS
 from teleport_db.proxy.frontend import ANSWER_SECONDS, MAX_EARLY, STRANGERS_A_MINUTE, STREAM_SECONDS
 from teleport_db.proxy.sniffer import OPENING_SECONDS
@@ -231,6 +232,54 @@ class SessionTests(FrontendCase):
         self.assertEqual(client.heard, before + ANSWER)
         self.assertEqual(self.agent.spool.events[-1]["reason"], "client closed the connection")
 
+    def test_last_answer_of_an_early_end(self) -> None:
+        """A client that ends its half before it is let in gets its greeting and its answer, and then the end."""
+        for cut in range(4):
+            client = self.cluster.client()
+            client.startup()
+            for _ in range(cut):
+                # At each of these turns another of agent, credentials and database is waited for.
+                for wire in list(self.cluster.wires):
+                    wire.step()
+                self.cluster.clock.advance(0)
+            client.query()
+            client.tls.loseWriteConnection()
+            self.assertForgotten(self.agent)
+            self.assertTrue(client.heard.startswith(AUTHENTICATION_OK), client.heard)
+            self.assertTrue(client.heard.endswith(ANSWER), client.heard)
+            self.assertTrue(client.above.reason is not None and client.above.reason.check(ConnectionDone))
+            self.assertEqual(self.agent.spool.events[-1]["reason"], "client closed the connection")
+
+    def test_end_before_the_startup(self) -> None:
+        """A client that ends its half before it has asked for anything is closed."""
+        client = self.cluster.client()
+        client.write(startup()[:20])
+        client.tls.loseWriteConnection()
+        self.assertForgotten(self.agent)
+        self.assertEqual((client.heard, self.agent.dialling.dialled), (b"", 0))
+
+    def test_killed_database(self) -> None:
+        """A database that ends without close_notify ends so for the client, behind its last words."""
+        client = self.cluster.session()
+        database = self.agent.database.logins[-1]
+        database.transport.write(ANSWER)
+        self.agent.database.connections[-1].transport.loseConnection()
+        self.assertForgotten(self.agent)
+        self.assertTrue(client.heard.endswith(ANSWER))
+        self.assertIsNotNone(client.above.reason)
+        assert client.above.reason is not None
+        self.assertIsNotNone(client.above.reason.check(ConnectionLost))
+        self.assertEqual(self.agent.spool.events[-1]["reason"], "database closed the connection")
+
+    def test_killed_client(self) -> None:
+        """What a client said before it was killed is run, as the server does it."""
+        client = self.cluster.session()
+        client.query(b"last words")
+        client.transport.loseConnection()
+        self.assertForgotten(self.agent)
+        (database,) = self.agent.database.logins
+        self.assertEqual(database.received, message(b"Q", b"last words\0"))
+
     def test_database_closes_first(self) -> None:
         """When the database closes, no session is left, whether the client closes its side or not."""
 
@@ -311,6 +360,19 @@ class PressureTests(FrontendCase):
         database.resumeProducing()
         self.cluster.settle()
         self.assertEqual(len(self.agent.database.logins[0].received), written[0])
+
+    def test_error_meanwhile(self) -> None:
+        """What a database says while it reads nothing is not held up by what waits for it."""
+        self.agent.database.answer = None
+        connection = self.agent.database.connections[0].transport
+        connection.pauseProducing()
+        written = self.produce(self.client.tls, 4_000_000, message(b"d", bytes(16000)))
+        self.cluster.settle()
+        self.assertLess(written[0], 1_500_000)
+        error = error_response("ERROR", "23505", "there is one already")
+        self.agent.database.logins[0].transport.write(error)
+        self.cluster.settle()
+        self.assertTrue(self.client.heard.endswith(error))
 
     def test_stalled_and_cut(self) -> None:
         """A client that does not read is cut off some time after its session is over."""

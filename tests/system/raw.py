@@ -106,12 +106,13 @@ class Raw:
                 self.socket.sendall(self._out.read())
 
     def half_close(self, *, notify: bool = True) -> None:
-        """Say that nothing more comes: close_notify, and FIN."""
-        if self._tls is not None and notify:
-            with contextlib.suppress(ssl.SSLWantReadError):
-                self._tls.unwrap()
-            self.socket.sendall(self._out.read())
-        self.socket.shutdown(socket.SHUT_WR)
+        """Say that nothing more comes: close_notify, and FIN; a peer that has ended first is noticed by reading."""
+        with contextlib.suppress(OSError):
+            if self._tls is not None and notify:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    self._tls.unwrap()
+                self.socket.sendall(self._out.read())
+            self.socket.shutdown(socket.SHUT_WR)
 
     def startup(self, version: int = 3 << 16, **parameters: str) -> list[Message]:
         """Log in; what is said up to ReadyForQuery or the end."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import ssl
 import time
 from pathlib import Path
 from typing import Any
 
 from teleport_db.pgwire.messages import SYNC, TERMINATE
-from tests.pgwire.wire import bind, execute, parse, query
+from tests.pgwire.wire import bind, execute, parse, query, startup
+from tests.postgres import Unavailable
 from tests.system.raw import Raw, rows, split
 from tests.system.support import until
 from tests.system.versions import Base
@@ -43,6 +46,7 @@ class Endings:
     world: Any
     server: Any
     session: Any
+    connect: Any
     assertEqual: Any
     assertTrue: Any
     version: int
@@ -157,29 +161,75 @@ class Endings:
         asked = f"SELECT state FROM pg_stat_activity WHERE pid = {pid} AND query LIKE '%pg_sleep%'"
         until(lambda: self.server.sql(asked) == "active", "the query to run")
 
+    def test_half_close_before_login(self) -> None:
+        """A client that says its last word before it is let in hears what it would hear directly."""
+        asked = startup((b"user", b"alice"), (b"database", b"metrics"))
+        for data in (b"", asked[:20], asked, asked + query(b"SELECT 'early'"), asked + TERMINATE):
+            seen = []
+            for direct in (True, False):
+                raw = self.connect(direct=direct)
+                self.ports = {raw.port, self.server.port}
+                raw.send(data)
+                raw.half_close()
+                heard = [message for message in split(raw.rest()) if message[0] != b"K"]
+                seen.append((heard, raw.end))
+                raw.close()
+            self.assertEqual(seen[1], seen[0])
+            self.assertGone()
+
+    def pair(self, *, direct: bool) -> tuple[list[Raw], int]:
+        """An idle session and a busy one, and the busy one's process."""
+        idle, busy = self.session(direct=direct), self.session(direct=direct)
+        [[pid]] = rows(busy.ask(query(b"SELECT pg_backend_pid()")))
+        busy.send(SLEEP)
+        self.until_active(int(pid or b""))
+        return [idle, busy], int(pid or b"")
+
     def test_stopped_server(self) -> None:
-        """The server stops, fast and at once: what each of four sessions hears last."""
-        for crash in (False, True):
-            sessions = [self.session(direct=direct) for direct in (True, False)]
-            busy = [self.session(direct=direct) for direct in (True, False)]
-            self.ports = {raw.port for raw in (sessions[1], busy[1])} | {self.server.port}
-            for raw in busy:
-                [[pid]] = rows(raw.ask(query(b"SELECT pg_backend_pid()")))
-                assert pid is not None
-                raw.send(SLEEP)
-                self.until_active(int(pid))
+        """The server stops, fast, at once, by a kill: what an idle session and a busy one hear, and how it ends."""
+        for way in ("fast", "immediate", "kill"):
+            pairs = [self.pair(direct=direct)[0] for direct in (True, False)]
+            self.ports = {raw.port for raw in pairs[1]} | {self.server.port}
             try:
-                self.server.halt(crash=crash)
-                for pair in (sessions, busy):
-                    heard = [split(raw.rest()) for raw in pair]
-                    self.assertEqual(heard[1], heard[0])
-                    self.assertTrue(any(b"57P0" in body for _, body in heard[1]), heard)
-                    # A server that crashes sends no close_notify; the proxy did not crash.
-                    self.assertEqual((pair[0].end, pair[1].end), ("cut" if crash else "closed", "closed"))
+                if way == "kill":
+                    os.kill(self.postmaster(), signal.SIGKILL)
+                self.server.halt(crash=way == "immediate")
+                seen = [[(split(raw.rest()), raw.end) for raw in pair] for pair in pairs]
+                self.assertEqual(seen[1], seen[0], way)
+                self.assertTrue(any(b"57P0" in body for _, body in seen[1][0][0]), seen)
+                self.assertEqual(seen[1][0][1], "cut" if way == "immediate" else "closed")
                 until(lambda: not self.held(), lambda: f"sockets to go: {self.held()}")
             finally:
-                self.server.resume()
+                until(self.resumed, "the server to start again")
             self.session().close()
+
+    def postmaster(self) -> int:
+        return int((self.server.directory / "data" / "postmaster.pid").read_text().splitlines()[0])
+
+    def resumed(self) -> bool:
+        """A server does not start as long as processes of a killed one are left."""
+        with contextlib.suppress(Unavailable):
+            self.server.resume()
+            return True
+        return False
+
+    def test_killed_backend(self) -> None:
+        """A server's process is killed: its session ends without a word, the others are told, and all are cut."""
+        seen = []
+        for direct in (True, False):
+            (idle, busy), pid = self.pair(direct=direct)
+            self.ports = {idle.port, busy.port, self.server.port}
+            os.kill(pid, signal.SIGKILL)
+            seen.append([(split(raw.rest()), raw.end) for raw in (idle, busy)])
+            until(lambda: not self.held(), lambda: f"sockets to go: {self.held()}")
+            until(self.answers, "the server to recover")
+        self.assertEqual(seen[1], seen[0])
+        self.assertEqual(seen[1][1], ([], "cut"))
+
+    def answers(self) -> bool:
+        with contextlib.suppress(RuntimeError):
+            return bool(self.server.sql("SELECT 1") == "1")
+        return False
 
 
 class WheelTests(Endings, Base):

@@ -14,7 +14,7 @@ from teleport_db.access.checker import (
     check_session,
     visible,
 )
-from teleport_db.access.limits import Limits, combined_options
+from teleport_db.access.limits import Limits, combined_options, limits_of
 from teleport_db.access.roles import (
     Conditions,
     Options,
@@ -44,6 +44,7 @@ __all__ = [
     "check_session",
     "combined_options",
     "expand",
+    "limits_of",
     "parse_role",
     "role_resource",
     "visible",

@@ -42,6 +42,11 @@ class Say:
     lacks: tuple[str, ...]
     within: bool
 
+    @property
+    def verdict(self) -> str:
+        """``deny``, ``allow``, or ``nothing``."""
+        return "deny" if self.limits or self.denies else "nothing" if self.lacks else "allow"
+
     def __str__(self) -> str:
         name = f"role {quoted(self.role)}"
         if self.limits or self.denies:

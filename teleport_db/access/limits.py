@@ -15,7 +15,8 @@ from typing import Any
 
 import attrs
 
-from teleport_db.access.roles import Options, Role
+from teleport_db.access.roles import DURATIONS, Options, Role
+from teleport_db.config.durations import format_duration
 from teleport_db.config.model import frozen_mapping
 
 #: Of each option the value that is the strictest of several; what a role does not say is not among them.
@@ -57,6 +58,20 @@ def combined_options(roles: Sequence[Role]) -> Limits:
             found[option] = strictest([value for _, value in said])
             set_by[option] = next(name for name, value in said if value == found[option])
     return Limits(**found, set_by=set_by)
+
+
+def limits_of(roles: Sequence[Role]) -> list[dict[str, Any]]:
+    """The limits of all roles together, for people and programs to read: option, value, and whose it is."""
+    limits = combined_options(roles)
+    found = []
+    for option in limits.set_by:
+        value = getattr(limits, option)
+        shown = format_duration(value) if option in DURATIONS else value
+        found.append({"option": option, "value": shown, "set_by": limits.whose(option)})
+    for role in roles:
+        if addresses := role.options.source_addresses:
+            found.append({"option": "source_addresses", "value": list(addresses), "set_by": f'role "{role.name}"'})
+    return found
 
 
 def outside(networks: Sequence[str], address: str) -> bool:

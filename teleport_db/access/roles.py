@@ -40,6 +40,9 @@ RESOURCES = tuple(
 
 RECORD_SESSION = ("best_effort", "strict")
 
+#: The options that are lengths of time.
+DURATIONS = ("max_session_ttl", "client_idle_timeout")
+
 #: Among ``db_names``, the word that allows replication connections, as in ``pg_hba.conf``.
 REPLICATION = "replication"
 
@@ -199,7 +202,7 @@ def role_resource(role: Role) -> dict[str, Any]:
 def _options_resource(options: Options) -> dict[str, Any]:
     """What an administrator said, and nothing of what is so anyway."""
     found: dict[str, Any] = {}
-    for name in ("max_session_ttl", "client_idle_timeout"):
+    for name in DURATIONS:
         if seconds := getattr(options, name):
             found[name] = format_duration(seconds)
     for name in ("disconnect_expired_cert", "require_session_mfa", "max_db_connections"):

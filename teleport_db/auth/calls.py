@@ -9,6 +9,7 @@ import attrs
 from teleport_db.api.resources import Resource, check_kind, check_name, read
 from teleport_db.auth import body as fields
 from teleport_db.auth import storing
+from teleport_db.auth.accesscalls import AccessCalls
 from teleport_db.auth.auditcalls import AuditCalls
 from teleport_db.auth.routes import Caller
 from teleport_db.auth.server import AuthServer
@@ -62,7 +63,7 @@ class Call:
         return int(value)
 
 
-class Calls(AuditCalls):
+class Calls(AccessCalls, AuditCalls):
     """The API's calls, one method a route."""
 
     def __init__(self, server: AuthServer) -> None:

@@ -60,6 +60,7 @@ class RoundTripTests(SynchronousTestCase):
             ALICE,
             AGENT,
             Identity("user", "alice", "root", usage="database", route=route),
+            Identity("user", "alice", "root", usage="database", route=route, mfa=True, login_expires=1_700_003_600),
             Identity("user", "рабочий\t'\"\\", "root", usage="file", traits={"логины": ("日本", "")}),
             Identity("host", "h", "root", roles=("auth", "proxy"), scope=None),
             Identity("host", "h", "root", roles=("db",), scope=()),
@@ -108,6 +109,10 @@ class RefusalTests(SynchronousTestCase):
             {"kind": "host"}, {"kind": "host", "usage": "", "roles": ["root"]}, {"kind": "host", "usage": ""},
             {"kind": "host", "usage": "", "roles": ["db"], "traits": {"a": ["b"]}},
             {"kind": "host", "usage": "", "roles": ["db"], "scope": "all"},
+            {"mfa": True}, {"login_expires": 5}, {"mfa": True, "login_expires": 5}, {"mfa": 1}, {"login_expires": True},
+            {"usage": "database", "route": route, "mfa": True},
+            {"usage": "database", "route": route, "login_expires": 5},
+            {"usage": "database", "route": route, "mfa": True, "login_expires": -1},
         ]  # fmt: skip
         for change in changes:
             value = json.dumps({**good, **change}).encode()

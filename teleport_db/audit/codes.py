@@ -28,6 +28,8 @@ CODES: dict[str, str] = {
     "user.update": "T1003I",
     "user.delete": "T1004I",
     "user.password_change": "T1005I",
+    # Ours: an administrator lets somebody try again who failed too often.
+    "user.unlock": "T1090I",
     "mfa.add": "T1006I",
     "mfa.delete": "T1007I",
     "recovery_code.generated": "T1008I",

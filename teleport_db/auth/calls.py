@@ -277,6 +277,13 @@ class Calls(AccessCalls, AuditCalls):
         ttl = fields.number(call.body, "ttl", 0)
         return await self._server.invites.reset(call.parameters["name"], ttl, by=call.by)
 
+    async def unlock_user(self, call: Call) -> dict[str, Any]:
+        """Forget the failed logins of a user, who may try again at once."""
+        user = await self._server.users.find(call.parameters["name"])
+        sources = await self._server.failures.forget(user.name)
+        await self._server.recorder.record("user.unlock", user=call.by, name=user.name, sources=sources)
+        return {"user": user.name, "sources": sources}
+
     async def list_tokens(self, call: Call) -> dict[str, Any]:
         return {"items": await self._server.tokens.listing()}
 
@@ -286,6 +293,7 @@ class Calls(AccessCalls, AuditCalls):
             ttl=fields.number(call.body, "ttl", 0),
             value=fields.text(call.body, "value", "", limit=256),
             databases=fields.texts(call.body, "databases", ()),
+            uses=fields.whole({"uses": 1, **call.body}, "uses"),
             by=call.by,
         )
 

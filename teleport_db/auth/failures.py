@@ -1,5 +1,9 @@
 """Counts failed logins; five lock an account and a source address *together* for a while.
 
+::
+
+    /failures/HASH of the account/HASH of the source  {"count": n}     for twenty minutes after the last
+
 An attempt is counted before the password is looked at and taken back when it was right, so fifty at once
 get five tries between them.  The count is stored, by compare-and-swap, so it survives a restart.  Nobody
 locks a user out from elsewhere, and an account that does not exist is counted like any other.
@@ -38,6 +42,15 @@ def source_of(address: str) -> str:
     return str(parsed)
 
 
+def _hash(text: str) -> str:
+    # Who guesses may type anything as a name, a password too.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _below(account: str) -> str:
+    return f"{PREFIX}{_hash(account)}/"
+
+
 @attrs.define
 class _Turn:
     lock: DeferredLock = attrs.field(factory=DeferredLock)
@@ -58,8 +71,7 @@ class Failures:
 
         One at a time for each account and source.  Raises LimitExceeded when there were too many.
         """
-        name = f"{account}\0{source_of(address)}".encode("utf-8", "surrogatepass")
-        key = PREFIX + hashlib.sha256(name).hexdigest()
+        key = _below(account) + _hash(source_of(address))
         turn = self._turns.setdefault(key, _Turn())
         turn.waiting += 1
         try:
@@ -75,6 +87,14 @@ class Failures:
             turn.waiting -= 1
             if not turn.waiting:
                 del self._turns[key]
+
+    async def forget(self, account: str) -> int:
+        """Take back what failed for an account, from everywhere; how many sources had failed."""
+        items = await self._backend.range(_below(account))
+        for item in items:
+            with contextlib.suppress(NotFound):
+                await self._backend.delete(item.key)
+        return len(items)
 
     async def _count(self, key: str) -> None:
         while True:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import hmac
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from twisted.logger import Logger
 
 from teleport_db.auth.recorder import Recorder
 from teleport_db.auth.signing import Signing
-from teleport_db.auth.tokens import GIVEN, Grant, JoinTokens, normal_roles
+from teleport_db.auth.tokens import GIVEN, Grant, JoinTokens, normal_roles, uses_left
 from teleport_db.auth.tokens import PREFIX as TOKENS
 from teleport_db.certs.authority import general_name
 from teleport_db.certs.keys import load_public
@@ -119,43 +118,52 @@ class Joining:
         return answer
 
     async def _join_once(self, grant: Grant, item: Item, joiner: _Joiner) -> dict[str, Any]:
-        redeemed = item.value["redeemed"]
-        if redeemed is None:
-            answer = self._sign(self._new_id(), grant, joiner)
-            redeemed = await self._redeem(item, {"key": joiner.key, "answer": answer})
-        if not hmac.compare_digest(redeemed["key"], joiner.key):
-            log.warn("a host at {address} was refused: its token was used already", address=joiner.address)
+        if joiner.key not in item.value["redeemed"]:
+            item = await self._redeem(item, joiner, self._sign(self._new_id(), grant, joiner))
+        answer = item.value["redeemed"][joiner.key]
+        if answer is None:
+            log.warn("a host at {address} was refused: it has joined with its token already", address=joiner.address)
             raise AccessDenied(INVALID)
-        answer = dict(redeemed["answer"])
         # After a crash between the two writes the repetition makes the host known.
         try:
             stored = _host(grant, joiner, item.key.removeprefix(TOKENS))
             await self._backend.create(HOSTS + answer["host_id"], stored)
         except AlreadyExists:
-            return answer
+            return dict(answer)
         await self._joined(answer["host_id"], grant, joiner)
-        return answer
+        return dict(answer)
 
-    async def _redeem(self, item: Item, redeemed: dict[str, Any]) -> dict[str, Any]:
-        """Bind a token to a key; what it is bound to now, perhaps by somebody who was faster."""
+    async def _redeem(self, item: Item, joiner: _Joiner, answer: dict[str, Any]) -> Item:
+        """Bind one use of a token to a key; the token as it is then.
+
+        Of many at once each takes a use of its own, in the order in which they swap: a round that was lost was won
+        by somebody else, so there are no more rounds than uses.
+        """
+        while joiner.key not in item.value["redeemed"]:
+            if not uses_left(item):
+                log.warn("a host at {address} was refused: its token was used already", address=joiner.address)
+                raise AccessDenied(INVALID)
+            value = {**item.value, "redeemed": {**item.value["redeemed"], joiner.key: answer}}
+            try:
+                item = await self._backend.compare_and_swap(item.key, item.revision, value, item.expires)
+            except RevisionConflict:
+                # Perhaps by this very host, whose first answer got lost.
+                item = await self._again(item.key)
+            except NotFound:
+                raise AccessDenied(INVALID) from None
+        return item
+
+    async def _again(self, key: str) -> Item:
         try:
-            value = {**item.value, "redeemed": redeemed}
-            stored = await self._backend.compare_and_swap(item.key, item.revision, value, item.expires)
-        except RevisionConflict:
-            # Perhaps this very host was, and its first answer got lost.
-            with contextlib.suppress(NotFound):
-                stored = await self._backend.get(item.key)
-                return dict(stored.value["redeemed"])
-            raise AccessDenied(INVALID) from None
+            return await self._backend.get(key)
         except NotFound:
             raise AccessDenied(INVALID) from None
-        return dict(stored.value["redeemed"])
 
     def _sign(self, host_id: str, grant: Grant, joiner: _Joiner) -> dict[str, Any]:
         return self._signing.host(host_id, joiner.roles, joiner.public_key, names=joiner.names, scope=grant.databases)
 
     async def arrived(self, host_id: str) -> None:
-        """A host has shown its certificate, so it has its answer: its token is over for good."""
+        """A host has shown its certificate, so it has its answer: its token is over for it, and perhaps for good."""
         try:
             item = await self._backend.get(HOSTS + host_id)
         except NotFound:
@@ -163,9 +171,22 @@ class Joining:
         if item.value["token"] is None:
             return
         with contextlib.suppress(NotFound):
-            await self._backend.delete(TOKENS + item.value["token"])
+            await self._settle(TOKENS + item.value["token"], item.value["key"])
         with contextlib.suppress(NotFound, RevisionConflict):
             await self._backend.compare_and_swap(item.key, item.revision, {**item.value, "token": None})
+
+    async def _settle(self, token: str, key: str) -> None:
+        """Forget the answer that a key got, and the token when nobody can use it any more; NotFound when it is gone."""
+        while True:
+            item = await self._backend.get(token)
+            redeemed = {**item.value["redeemed"], key: None}
+            with contextlib.suppress(RevisionConflict):
+                if len(redeemed) >= item.value["uses"] and not any(redeemed.values()):
+                    await self._backend.delete(token, item.revision)
+                else:
+                    value = {**item.value, "redeemed": redeemed}
+                    await self._backend.compare_and_swap(token, item.revision, value, item.expires)
+                return
 
     async def renew(self, caller: Identity, *, public_key: str, names: Sequence[str]) -> dict[str, Any]:
         """New certificates for a host that has valid ones: same id, same roles, same scope."""

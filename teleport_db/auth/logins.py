@@ -28,8 +28,8 @@ from teleport_db.interfaces import IBackend
 DEFAULT_TTL = 12 * HOUR
 #: Seconds that it lives at most when no role says less.
 MAX_TTL = 30 * HOUR
-#: Characters of an attempted name that the audit log keeps: it may be anything, a password too.
-MAX_NAME = 64
+#: Characters that the audit log keeps of a name that no user has: it may be anything, a password too.
+SHOWN = 4
 
 
 def session_ttl(asked: float, roles: list[Role]) -> float:
@@ -71,7 +71,7 @@ class Logins:
         try:
             proven = await self._proofs.stranger(name, password, code, address)
         except AuthenticationFailed as error:
-            await self._record(name[:MAX_NAME], address, error=str(error))
+            await self._record(await self._shown(name), address, error=str(error))
             raise
         user, roles = await self._users.with_roles(name)
         try:
@@ -118,7 +118,7 @@ class Logins:
             user = await self._users.find(name)
             self._locks.check_user(user.name, user.roles)
         except (AuthenticationFailed, AccessDenied) as error:
-            await self._record_change(name[:MAX_NAME], address, error=str(error))
+            await self._record_change(await self._shown(name), address, error=str(error))
             raise
         value = attrs.evolve(proven.credentials, password=await self._passwords.hash(new)).stored()
         try:
@@ -133,6 +133,13 @@ class Logins:
         result = {"success": False, "error": error} if error else {"success": True}
         code = FAILURE_CODES[event] if error else ""
         await self._recorder.record(event, code, user=name, **{"addr.remote": address}, **result)
+
+    async def _shown(self, name: str) -> str:
+        """An attempted name for the audit log."""
+        try:
+            return (await self._users.find(name)).name
+        except NotFound:
+            return name[:SHOWN] + "..."
 
     async def _record(self, name: str, address: str, error: str = "") -> None:
         result = {"success": False, "error": error} if error else {"success": True}

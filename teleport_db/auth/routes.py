@@ -79,6 +79,7 @@ ROUTES = (
     Route("GET", "/v1/access/list", "list_access", user=True),
     Route("POST", "/v1/users", "add_user", rule=("user", "create")),
     Route("POST", "/v1/users/<name>/reset", "reset_user", rule=("user", "update")),
+    Route("POST", "/v1/users/<name>/unlock", "unlock_user", rule=("user", "update")),
     Route("GET", "/v1/tokens", "list_tokens", rule=("token", "list")),
     Route("POST", "/v1/tokens", "add_token", rule=("token", "create")),
     Route("DELETE", "/v1/tokens/<name>", "delete_token", rule=("token", "delete")),

@@ -1,12 +1,13 @@
-"""Join tokens: static ones from the configuration, dynamic ones that work once.
+"""Join tokens: static ones from the configuration, dynamic ones that work once, or as often as they say.
 
 ::
 
-    /token/HASH  {"prefix", "roles", "databases": [...] | null, "redeemed": {"key", "answer"} | null}
+    /token/HASH  {"prefix", "roles", "databases": [...] | null, "uses": n,
+                  "redeemed": {fingerprint of a key: the answer, null once its host has arrived}}
 
-A dynamic token is bound to the public key that redeems it, by compare-and-swap.  Who lost the answer asks
-again with the same key and gets the same answer; everybody else, and everybody after the token has
-expired, hears that it is not valid.
+Each use of a dynamic token is bound to the public key that redeems it, by compare-and-swap, which counts the
+uses as well.  Who lost the answer asks again with the same key and gets the same answer, until the host has
+shown its certificate; everybody else, and everybody after the token has expired, hears that it is not valid.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ MIN_LENGTH, SHOWN, NAME = 8, 4, 16
 #: What the words of ``--type`` mean, and which roles a token can give.
 ROLE_WORDS = {"db": "db", "database": "db", "proxy": "proxy", "auth": "auth", "node": "node"}
 GIVEN = ("proxy", "db")
+#: Hosts that one dynamic token lets in at most; until they have arrived their answers are kept with it.
+MAX_USES = 100
 
 
 def normal_roles(words: Sequence[str]) -> tuple[str, ...]:
@@ -59,6 +62,11 @@ class Grant:
     item: Item | None = None
 
 
+def uses_left(item: Item) -> int:
+    """How many hosts more a dynamic token lets in."""
+    return int(item.value["uses"]) - len(item.value["redeemed"])
+
+
 def listed(item: Item) -> dict[str, Any]:
     """A dynamic token as listings show it: named by a part of its hash, never by itself."""
     databases = item.value["databases"]
@@ -68,6 +76,8 @@ def listed(item: Item) -> dict[str, Any]:
         "roles": item.value["roles"],
         "labels": {} if databases is None else {"databases": ",".join(databases)},
         "expires": None if item.expires is None else rfc3339(item.expires),
+        "uses": item.value["uses"],
+        "uses_left": uses_left(item),
         "static": False,
     }
 
@@ -112,19 +122,31 @@ class JoinTokens:
     # The API.
 
     async def create(
-        self, roles: Sequence[str], *, ttl: float = 0, value: str = "", databases: Sequence[str] = (), by: str
+        self,
+        roles: Sequence[str],
+        *,
+        ttl: float = 0,
+        value: str = "",
+        databases: Sequence[str] = (),
+        uses: int = 1,
+        by: str,
     ) -> dict[str, Any]:
         """A new dynamic token: the answer of ``POST /v1/tokens``.
 
         :param ttl: seconds, 0 for an hour.
         :param value: the token itself, "" for a random one.
         :param databases: the only services that its holder may serve; none for any.
+        :param uses: how many hosts it lets in.
         """
         normal = normal_roles(roles)
         if not set(normal) <= set(GIVEN):
             raise BadRequest("a token's roles are db (or database) and proxy")
         if value and (len(value) < MIN_LENGTH or not value.isprintable() or set(value) & set(" /?#")):
             raise BadRequest(f"a token has at least {MIN_LENGTH} characters, no space and none of / ? #")
+        if not 1 <= uses <= MAX_USES:
+            raise BadRequest(
+                f"a token works 1 to {MAX_USES} times; for more there are tokens in the configuration file"
+            )
         names = [check_name("db", name) for name in databases]
         token = value or self._token()
         if any(hmac.compare_digest(known, hashed(token)) for known, _ in self._static):
@@ -134,7 +156,8 @@ class JoinTokens:
             "prefix": token[:SHOWN],
             "roles": list(normal),
             "databases": names or None,
-            "redeemed": None,
+            "uses": uses,
+            "redeemed": {},
         }
         try:
             item = await self._backend.create(PREFIX + hashed(token), stored, expires)
@@ -146,9 +169,10 @@ class JoinTokens:
             name=listed(item)["name"],
             roles=list(normal),
             databases=names,
+            uses=uses,
             expires=rfc3339(expires),
         )
-        return {"token": token, "roles": list(normal), "databases": names, "expires": rfc3339(expires)}
+        return {"token": token, "roles": list(normal), "databases": names, "uses": uses, "expires": rfc3339(expires)}
 
     async def create_resource(self, resource: Resource, *, by: str) -> Resource:
         """The same from ``kind: token``, whose name is the token."""
@@ -160,12 +184,13 @@ class JoinTokens:
             ttl=ttl,
             value=resource.name,
             databases=fields.texts(resource.spec, "databases", ()),
+            uses=fields.whole({"uses": 1, **resource.spec}, "uses"),
             by=by,
         )
         return Resource("token", resource.name, {"roles": answer["roles"]}, None, answer["expires"])
 
     async def listing(self) -> list[dict[str, Any]]:
-        """Static ones first; redeemed ones are gone as far as anybody is concerned."""
+        """Static ones first; those that are used up are gone as far as anybody is concerned."""
         static: list[dict[str, Any]] = [
             {
                 "name": digest[:NAME],
@@ -173,12 +198,14 @@ class JoinTokens:
                 "roles": list(normal_roles(entry.roles)),
                 "labels": {},
                 "expires": None,
+                "uses": None,
+                "uses_left": None,
                 "static": True,
             }
             for digest, entry in self._static
         ]
         items = await self._backend.range(PREFIX)
-        return static + [listed(item) for item in items if item.value["redeemed"] is None]
+        return static + [listed(item) for item in items if uses_left(item) > 0]
 
     async def resources(self) -> list[Resource]:
         """The same as resources."""

@@ -16,18 +16,27 @@ COMMANDS = (
     ),
     Command("users ls", "tctl_users:ls", "list users and their roles", "tctl users ls --format=json"),
     Command("users rm", "tctl_users:rm", "delete users", "tctl users rm alice"),
-    Command("users reset", "tctl_users:reset", "print a link that sets a new password", "tctl users reset alice"),
+    Command(
+        "users reset",
+        "tctl_users:reset",
+        "take password and devices away, and print a link that sets new ones",
+        "tctl users reset alice",
+    ),
+    Command(
+        "users unlock", "tctl_users:unlock", "let a user try again who failed too often", "tctl users unlock alice"
+    ),
     Command(
         "users update",
         "tctl_users:update",
         "set the roles or the traits of a user",
-        "tctl users update alice --set-roles=access,auditor",
+        "tctl users update alice --set-roles=access,auditor\ntctl users update alice --set-trait=team=red,blue",
     ),
     Command(
         "tokens add",
         "tctl_tokens:add",
         "create a join token and print the command that uses it",
-        "tctl tokens add --type=db --db-name=test --db-protocol=postgres --db-uri=db.example.com:5432",
+        "tctl tokens add --type=db --db-name=test --db-protocol=postgres --db-uri=db.example.com:5432\n"
+        "tctl tokens add --type=db --uses=5",
     ),
     Command("tokens ls", "tctl_tokens:ls", "list join tokens, a prefix of each", "tctl tokens ls"),
     Command("tokens rm", "tctl_tokens:rm", "delete a join token", "tctl tokens rm TOKEN"),

@@ -17,6 +17,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--type", required=True, metavar="A,B", help="what may join: db (database), proxy")
     parser.add_argument("--ttl", default="1h", metavar="TIME", help="life of the token, as 5m (default: 1h)")
     parser.add_argument("--value", metavar="TOKEN", help="the token itself (default: a random one)")
+    parser.add_argument("--uses", type=int, default=1, metavar="N", help="how many hosts may join with it (default: 1)")
     parser.add_argument("--db-name", metavar="NAME", help="the database service it is for; no other one may be served")
     parser.add_argument("--db-protocol", metavar="PROTOCOL", help="protocol of the database: postgres")
     parser.add_argument("--db-uri", metavar="HOST:PORT", help="address of the database")
@@ -27,12 +28,15 @@ def add(arguments: Arguments) -> None:
     """Create a token and print the command that uses it."""
     roles = _checked("--type", arguments.type)
     database = _database(arguments)
+    if arguments.uses < 1:
+        raise UsageError(f"--uses: at least one is needed, not {arguments.uses}")
     if database and "db" not in roles:
         raise UsageError("--db-name goes with --type=db")
     body = {
         "roles": roles,
         "ttl": seconds("--ttl", arguments.ttl),
         "value": arguments.value,
+        "uses": arguments.uses,
         "databases": [database["--db-name"]] if database else [],
     }
     with client(arguments) as api:
@@ -45,11 +49,12 @@ def add(arguments: Arguments) -> None:
         "token": token,
         "roles": answer.get("roles", roles),
         "expires": answer.get("expires"),
+        "uses": arguments.uses,
         "ca_pins": pins,
         "auth_server": proxy,
         "command": " ".join(command),
     }
-    emit(facts, arguments.format, lambda: _told(token, body["ttl"], roles, command))
+    emit(facts, arguments.format, lambda: _told(token, body["ttl"], arguments.uses, roles, command))
 
 
 def ls_arguments(parser: Parser) -> None:
@@ -63,8 +68,11 @@ def ls(arguments: Arguments) -> None:
         tokens = api.call("GET", "/v1/tokens").get("items", [])
 
     def text() -> str:
-        headers = ["Token", "Type", "Labels", "Expiry Time (UTC)"]
-        return table(headers, (_row(token) for token in tokens)) if tokens else "There are no active tokens."
+        # Where every token works once, or always, there is nothing to count: then the columns are Teleport's.
+        counted = any((token.get("uses") or 1) > 1 for token in tokens)
+        headers = ["Token", "Type", "Labels", "Expiry Time (UTC)", *(["Uses Left"] if counted else [])]
+        rows = ([*_row(token), *([_uses(token)] if counted else [])] for token in tokens)
+        return table(headers, rows) if tokens else "There are no active tokens."
 
     emit(tokens, arguments.format, text)
 
@@ -118,10 +126,11 @@ def _start_command(roles: list[str], token: str, pins: list[str], proxy: str, da
     return ["teleport start", *(f"{flag}={shlex.quote(value)}" for flag, value in words)]
 
 
-def _told(token: str, life: int, roles: list[str], command: list[str]) -> str:
+def _told(token: str, life: int, uses: int, roles: list[str], command: list[str]) -> str:
     lines = [
         f"The invite token: {clean(token)}",
-        f"This token will expire in {duration(life)}.",
+        f"This token will expire in {duration(life)}"
+        + (", or when a host has joined with it." if uses == 1 else f", or when {uses} hosts have joined with it."),
         "",
         f"Run this on the host that joins as {', '.join(roles)}:",
         "",
@@ -142,6 +151,10 @@ def _row(token: dict[str, Any]) -> list[str]:
         labels(token.get("labels")),
         shown,
     ]
+
+
+def _uses(token: dict[str, Any]) -> str:
+    return f"{token.get('uses_left')} of {token.get('uses')}" if token.get("uses") else "any"
 
 
 def _prefix(token: str) -> str:

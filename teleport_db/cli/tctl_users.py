@@ -23,6 +23,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--roles", default="access", metavar="A,B", help="roles (default: access)")
     parser.add_argument("--db-names", metavar="A,B", help="database names the user may connect to; '*' for any")
     parser.add_argument("--db-users", metavar="A,B", help="database users to connect as (default: the account's name)")
+    _trait_argument(parser, "--trait", "a trait of your own, for templates in roles; may be repeated")
     _link_arguments(parser)
 
 
@@ -32,7 +33,12 @@ def add(arguments: Arguments) -> None:
     if not roles:
         raise UsageError("--roles: at least one role is needed")
     db_users = items(arguments.db_users) if arguments.db_users is not None else [arguments.account]
-    traits = {"logins": items(arguments.logins), "db_names": items(arguments.db_names), "db_users": db_users}
+    traits = {
+        "logins": items(arguments.logins),
+        "db_names": items(arguments.db_names),
+        "db_users": db_users,
+        **_traits("--trait", arguments.trait),
+    }
     body = {"name": arguments.account, "roles": roles, "traits": traits, "ttl": _link_life(arguments.ttl)}
     with client(arguments) as api:
         answer = api.call("POST", "/v1/users", body)
@@ -88,6 +94,7 @@ def update_arguments(parser: Parser) -> None:
     parser.add_argument("--set-roles", metavar="A,B", help="the roles, in place of those there are")
     parser.add_argument("--set-db-names", metavar="A,B", help="the trait db_names, in place of what there is")
     parser.add_argument("--set-db-users", metavar="A,B", help="the trait db_users, in place of what there is")
+    _trait_argument(parser, "--set-trait", "a trait, in place of what there is; NAME= removes it; may be repeated")
 
 
 def update(arguments: Arguments) -> None:
@@ -97,8 +104,9 @@ def update(arguments: Arguments) -> None:
         for name, value in (("db_names", arguments.set_db_names), ("db_users", arguments.set_db_users))
         if value is not None
     }
+    traits |= _traits("--set-trait", arguments.set_trait)
     if arguments.set_roles is None and not traits:
-        raise UsageError("nothing to set: give --set-roles, --set-db-names or --set-db-users")
+        raise UsageError("nothing to set: give --set-roles, --set-db-names, --set-db-users or --set-trait")
     if arguments.set_roles is not None and not items(arguments.set_roles):
         raise UsageError("--set-roles: at least one role is needed")
     path = resource_path("user", arguments.account)
@@ -107,9 +115,42 @@ def update(arguments: Arguments) -> None:
         spec = user.setdefault("spec", {})
         if arguments.set_roles is not None:
             spec["roles"] = items(arguments.set_roles)
-        spec["traits"] = {**(spec.get("traits") or {}), **traits}
+        all_traits = {**(spec.get("traits") or {}), **traits}
+        spec["traits"] = {name: values for name, values in all_traits.items() if values or name not in traits}
         api.call("PUT", path, user)
     print(f'User "{clean(arguments.account)}" has been updated; it counts at once.')
+
+
+def unlock_arguments(parser: Parser) -> None:
+    """Declare the arguments of ``tctl users unlock``."""
+    parser.add_argument("account", metavar="ACCOUNT", help="the user's name")
+
+
+def unlock(arguments: Arguments) -> None:
+    """Forget the failed logins of a user; locks of ``tctl lock`` stay."""
+    with client(arguments) as api:
+        answer = api.call("POST", f"/v1/users/{quote(arguments.account, safe='')}/unlock", {})
+    sources = int(answer.get("sources") or 0)
+    if sources:
+        said = f"failed from {sources} address{'es' if sources > 1 else ''}; that is forgotten"
+    else:
+        said = "has failed nowhere in the last 20 minutes; a lock is removed with tctl rm lock/NAME"
+    print(f'User "{clean(arguments.account)}" {said}.')
+
+
+def _trait_argument(parser: Parser, flag: str, text: str) -> None:
+    parser.add_argument(flag, action="append", default=[], metavar="NAME=A,B", help=text)
+
+
+def _traits(flag: str, given: list[str]) -> dict[str, list[str]]:
+    """Values by the trait's name."""
+    found = {}
+    for text in given:
+        name, equals, values = text.partition("=")
+        if not name.strip() or not equals:
+            raise UsageError(f"{flag}: write NAME=VALUE,VALUE, not {clean(text)!r}")
+        found[name.strip()] = items(values)
+    return found
 
 
 def _link_arguments(parser: Parser) -> None:

@@ -47,7 +47,7 @@ class JoinTests(JoinCase):
         verify_name(der(load_certificate(answer["server_certificate"].encode())), f"{answer['host_id']}.example")
         self.assertEqual(self.audit.codes()[-2:], ["TJT00I", "TJ002I"])
 
-    async def test_once(self) -> None:
+    async def test_security_row_11_once(self) -> None:
         """The key that redeemed a token gets the same answer again, nobody else gets one."""
         token, key = await self.token(), Key()
         first = await self.join(token, key)
@@ -55,28 +55,28 @@ class JoinTests(JoinCase):
         await self.assertFailure(self.join(token), AccessDenied)
         self.assertEqual(self.audit.codes().count("TJ002I"), 1)
 
-    async def test_parallel(self) -> None:
+    async def test_security_row_11_parallel(self) -> None:
         """Of twenty hosts with one token one joins."""
         token = await self.token()
         results = await DeferredList([self.join(token) for _ in range(20)], consumeErrors=True)
         self.assertEqual([ok for ok, _ in results].count(True), 1)
         self.assertEqual({failure.type for ok, failure in results if not ok}, {AccessDenied})
 
-    async def test_parallel_repetition(self) -> None:
+    async def test_security_row_11_parallel_repetition(self) -> None:
         """One host that asks ten times at once is one host."""
         token, key = await self.token(), Key()
         results = await DeferredList([self.join(token, key) for _ in range(10)], consumeErrors=True)
         self.assertEqual(len({str(answer) for _, answer in results}), 1)
         self.assertTrue(all(ok for ok, _ in results))
 
-    async def test_who_has_joined(self) -> None:
+    async def test_security_row_11_who_has_joined(self) -> None:
         """Once the host has shown its certificate the token is over for its key, too."""
         token, key = await self.token(), Key()
         answer = await self.join(token, key)
         await self.call("PUT", "/v1/presence", {"databases": []}, by=answer["client_certificate"].encode())
         await self.assertFailure(self.join(token, key), AccessDenied)
 
-    async def test_restart_between(self) -> None:
+    async def test_security_row_11_restart_between(self) -> None:
         """A restart after the redemption leaves the answer to its key."""
         token, key = await self.token(), Key()
         first = await self.join(token, key)

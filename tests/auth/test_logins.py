@@ -1,4 +1,4 @@
-"""Passwords, one-time codes, lock-out: rows 7 to 10 and 12."""
+"""Passwords, one-time codes, lock-out, links."""
 
 import threading
 
@@ -60,7 +60,7 @@ class LoginTests(AuthCase):
             certificate(answer["certificate"]).not_valid_after_utc.timestamp() - self.clock.seconds(), 3600
         )
 
-    async def test_one_answer(self) -> None:
+    async def test_security_row_8_one_answer(self) -> None:
         """An unknown user and a wrong password are one answer, and both are in the audit log."""
         await self.add_user()
         for name, password in (("alice", "wrong"), ("nobody", "correct horse"), ("", "x"), ("a/b\ud800", "x")):
@@ -79,7 +79,7 @@ class LoginTests(AuthCase):
         for password in ("", "None", "null"):
             await self.assertFailure(self.login(password=password), AuthenticationFailed)
 
-    async def test_same_work(self) -> None:
+    async def test_security_row_8_same_work(self) -> None:
         """An unknown user costs one verification, as a known one does."""
         await self.add_user()
         verified = []
@@ -111,7 +111,7 @@ class LoginTests(AuthCase):
             await self.assertFailure(self.login(public_key="nonsense"), BadRequest)
         await self.login()
 
-    async def test_change_password(self) -> None:
+    async def test_security_row_12_change_password(self) -> None:
         """A new password needs the old one."""
         await self.add_user()
         alice = self.user("alice")
@@ -121,7 +121,7 @@ class LoginTests(AuthCase):
         await self.assertFailure(self.login(), AuthenticationFailed)
         await self.login(password="battery staple")
 
-    async def test_reset_meanwhile(self) -> None:
+    async def test_security_row_12_reset_meanwhile(self) -> None:
         """A reset between the proof and the change stands: who knows only the old password has lost."""
         await self.add_user()
         alice, hashing = self.user("alice"), self.server.passwords.hash
@@ -134,6 +134,48 @@ class LoginTests(AuthCase):
         body = {"old": "correct horse", "password": "battery staple"}
         await self.assertFailure(self.call("POST", "/v1/password", body, by=alice), RevisionConflict)
         await self.assertFailure(self.login(password="battery staple"), AuthenticationFailed)
+
+    async def test_security_row_12_at_the_proxy(self) -> None:
+        """Who is not logged in changes the password by the old one as well, from the address that the proxy says."""
+        await self.add_user()
+        body = {"user": "alice", "old": "wrong", "password": "battery staple", "client_address": "192.0.2.9"}
+        error = await self.assertFailure(self.call("POST", "/v1/password", body, by=self.proxy), AuthenticationFailed)
+        unknown = {**body, "user": "nobody"}
+        other = await self.assertFailure(
+            self.call("POST", "/v1/password", unknown, by=self.proxy), AuthenticationFailed
+        )
+        self.assertEqual((error.public, other.public), (WRONG, WRONG))
+        self.assertEqual([event["user"] for event in self.audit.events[-2:]], ["alice", "nobo..."])
+        failed = self.audit.events[-1]
+        self.assertEqual((failed["code"], failed["addr.remote"]), ("T1005W", "192.0.2.9"))
+        await self.call("POST", "/v1/password", {**body, "old": "correct horse"}, by=self.proxy)
+        self.assertEqual((self.audit.events[-1]["code"], self.audit.events[-1]["success"]), ("T1005I", True))
+        await self.login(password="battery staple")
+        for by in (b"admin", self.host("db"), None):
+            kind = AuthenticationFailed if by is None else AccessDenied
+            await self.assertFailure(self.call("POST", "/v1/password", body, by=by), kind)
+
+    async def test_change_and_logins(self) -> None:
+        """A login goes on when the password changes, and nobody else's password can be changed with it."""
+        await self.add_user()
+        await self.add_user("bob", "the horse of bob")
+        alice = self.user("alice")
+        body = {"user": "bob", "old": "the horse of bob", "password": "battery staple"}
+        await self.assertFailure(self.call("POST", "/v1/password", body, by=alice), AuthenticationFailed)
+        await self.call("POST", "/v1/password", {**body, "old": "correct horse"}, by=alice)
+        await self.call("GET", "/v1/databases", by=alice)
+        await self.login("bob", "the horse of bob")
+        await self.assertFailure(self.call("POST", "/v1/password", {**body, "password": "x"}, by=alice), BadRequest)
+
+    async def test_locked_change(self) -> None:
+        """A locked user changes nothing."""
+        await self.add_user()
+        lock = {"kind": "lock", "metadata": {"name": "l"}, "spec": {"target": {"user": "alice"}}}
+        await self.call("POST", "/v1/resources/lock", lock)
+        body = {"user": "alice", "old": "correct horse", "password": "battery staple"}
+        await self.assertFailure(self.call("POST", "/v1/password", body, by=self.proxy), AccessDenied)
+        await self.call("DELETE", "/v1/resources/lock/l")
+        await self.login()
 
     async def test_namesake(self) -> None:
         """Nobody inherits what a deleted user of the same name knew."""
@@ -151,7 +193,7 @@ class LoginTests(AuthCase):
 class LockOutTests(AuthCase):
     """Five failures."""
 
-    async def test_locks_out(self) -> None:
+    async def test_security_row_9_locks_out(self) -> None:
         """After five failures the right password is refused too, from this address and for this account."""
         await self.add_user()
         await self.add_user("bob")
@@ -181,7 +223,7 @@ class LockOutTests(AuthCase):
             await self.assertFailure(self.login(client_address=address), BadRequest)
         await self.assertFailure(self.login(client_address=3221225991), BadRequest)
 
-    async def test_unknown_account(self) -> None:
+    async def test_security_row_9_unknown_account(self) -> None:
         """An account that does not exist locks out alike."""
         for _ in range(LIMIT):
             await self.assertFailure(self.login("nobody"), AuthenticationFailed)
@@ -199,7 +241,7 @@ class LockOutTests(AuthCase):
                 await self.assertFailure(self.login(password="wrong"), AuthenticationFailed)
             await self.login()
 
-    async def test_fifty_at_once(self) -> None:
+    async def test_security_row_9_fifty_at_once(self) -> None:
         """Fifty guesses in parallel get five tries."""
         await self.add_user()
         tried = []
@@ -214,7 +256,7 @@ class LockOutTests(AuthCase):
         await self.add_user()
         await gatherResults([self.login() for _ in range(12)])
 
-    async def test_restart(self) -> None:
+    async def test_security_row_9_restart(self) -> None:
         """A restart forgets nothing."""
         await self.add_user()
         for _ in range(LIMIT):
@@ -222,13 +264,30 @@ class LockOutTests(AuthCase):
         await self.start()
         await self.assertFailure(self.login(), LimitExceeded)
 
+    async def test_unlock(self) -> None:
+        """An administrator lets somebody try again, from everywhere, and nobody else."""
+        await self.add_user()
+        await self.add_user("bob")
+        for name, address in (("alice", "192.0.2.7"), ("alice", "192.0.2.8"), ("bob", "192.0.2.7")):
+            for _ in range(LIMIT):
+                await self.assertFailure(self.login(name, "wrong", client_address=address), AuthenticationFailed)
+        answer = await self.call("POST", "/v1/users/alice/unlock", {})
+        self.assertEqual(answer, {"user": "alice", "sources": 2})
+        self.assertEqual(self.audit.events[-1]["event"], "user.unlock")
+        await self.login()
+        await self.login(client_address="192.0.2.8")
+        await self.assertFailure(self.login("bob"), LimitExceeded)
+        await self.assertFailure(self.call("POST", "/v1/users/nobody/unlock", {}), NotFound)
+        by = self.user("bob", roles=["access"])
+        await self.assertFailure(self.call("POST", "/v1/users/bob/unlock", {}, by=by), AccessDenied)
+
 
 class OneTimeCodeTests(AuthCase):
     """A password and a code."""
 
     second_factor = "otp"
 
-    async def test_code(self) -> None:
+    async def test_security_row_10_code(self) -> None:
         """The present code and its neighbours open; others, and none, do not."""
         secret = await self.add_user()
         for steps in (-3, -2, 2, 3):
@@ -240,7 +299,7 @@ class OneTimeCodeTests(AuthCase):
         for code in (None, "", "000000", "x" * 60, "１２３４５６"):
             await self.assertFailure(self.login(otp=code, client_address="::1"), AuthenticationFailed)
 
-    async def test_once(self) -> None:
+    async def test_security_row_10_once(self) -> None:
         """A code works once; the one that confirmed the invite has worked already."""
         secret = await self.add_user()
         await self.assertFailure(self.login(otp=self.code(secret)), AuthenticationFailed)
@@ -250,7 +309,7 @@ class OneTimeCodeTests(AuthCase):
         await self.assertFailure(self.login(otp=code), AuthenticationFailed)
         await self.assertFailure(self.login(otp=self.code(secret, -1)), AuthenticationFailed)
 
-    async def test_twenty_at_once(self) -> None:
+    async def test_security_row_10_twenty_at_once(self) -> None:
         """Of twenty logins with one code, from as many addresses, one gets in."""
         secret = await self.add_user()
         self.clock.advance(60)
@@ -287,7 +346,7 @@ class InviteTests(AuthCase):
         self.clock.advance(60)
         await self.assertFailure(self.call("GET", path, by=self.proxy), NotFound)
 
-    async def test_at_rest(self) -> None:
+    async def test_security_row_11_at_rest(self) -> None:
         """No token is stored, its hash is."""
         made = await self.call("POST", "/v1/users", {"name": "alice"})
         token = await self.call("POST", "/v1/tokens", {"roles": ["db"]})
@@ -297,7 +356,7 @@ class InviteTests(AuthCase):
         self.assertNotIn(made["token"], str(self.audit.events))
         self.assertNotIn(token["token"], str(self.audit.events))
 
-    async def test_once_in_parallel(self) -> None:
+    async def test_security_row_11_once_in_parallel(self) -> None:
         """Of ten redemptions at once one sets the password, and it is that one's."""
         made = await self.call("POST", "/v1/users", {"name": "alice"})
         path = f"/v1/invites/{made['token']}"
@@ -348,7 +407,7 @@ class InviteTests(AuthCase):
 class PasswordsTests(TestCase):
     """The threads."""
 
-    async def test_two_at_once(self) -> None:
+    async def test_security_row_7_two_at_once(self) -> None:
         """Never more than two hashes are computed at once, and the reactor is not one of their threads."""
         running: set[int] = set()
         most = []
@@ -382,7 +441,7 @@ class PasswordsTests(TestCase):
 class ValuesTests(SynchronousTestCase):
     """Small facts."""
 
-    def test_argon2id(self) -> None:
+    def test_security_row_7_argon2id(self) -> None:
         """The hash is argon2id with 64 MiB."""
         self.assertTrue(default_hasher().hash("x").startswith("$argon2id$v=19$m=65536,t=3,p=1$"))
 

@@ -58,6 +58,7 @@ class FakeCluster:
         self.calls: list[tuple[str, str, Any]] = []
         self.passwords = {"alice": "correct horse"}
         self.login_ttl: float | None = None
+        self.failed_sources = 2
         self.resources: dict[str, dict[str, dict[str, Any]]] = {
             "user": {},
             "role": {},
@@ -235,13 +236,23 @@ class FakeCluster:
             self.put({"kind": "user", "metadata": {"name": name}, "spec": {k: body[k] for k in ("roles", "traits")}})
         elif name not in self.resources["user"]:
             raise NotFound(f"there is no user {name!r}")
+        elif path[1] == "unlock":
+            return {"user": name, "sources": self.failed_sources}
         return {"user": name, "token": "f00d", "expires": _rfc3339(self.now + body["ttl"])}
 
     def _post_tokens(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
         token = body["value"] or "cbdeeab96f88436da67344d14bd86bb7"
         expires = _rfc3339(self.now + body["ttl"])
         self.tokens.append(
-            {"name": "0a1b", "prefix": token[:6], "roles": body["roles"], "labels": {}, "expires": expires}
+            {
+                "name": "0a1b",
+                "prefix": token[:6],
+                "roles": body["roles"],
+                "labels": {},
+                "expires": expires,
+                "uses": body["uses"],
+                "uses_left": body["uses"],
+            }
         )
         return {"token": token, "roles": body["roles"], "expires": expires}
 

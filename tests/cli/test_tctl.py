@@ -131,6 +131,24 @@ class UserTests(TctlTestCase):
         self.fails(self.tctl("users", "update", "alice"), "nothing to set", code=2)
         self.fails(self.tctl("users", "update", "nobody", "--set-roles=a"), "nobody")
 
+    def test_traits(self) -> None:
+        """Traits of one's own are set and removed, those not named stay."""
+        self.succeeds(self.tctl("users", "add", "bob", "--trait=team=red,blue", "--trait=email=bob@example.com"))
+        traits = self.sent("POST", "/v1/users")["traits"]
+        self.assertEqual((traits["team"], traits["email"]), (["red", "blue"], ["bob@example.com"]))
+        self.succeeds(self.tctl("users", "update", "bob", "--set-trait=team=", "--set-trait=shift=night"))
+        traits = self.cluster.resources["user"]["bob"]["spec"]["traits"]
+        self.assertEqual((traits["email"], traits["shift"]), (["bob@example.com"], ["night"]))
+        self.assertNotIn("team", traits)
+        self.fails(self.tctl("users", "update", "bob", "--set-trait=team"), "--set-trait: write NAME=VALUE", code=2)
+
+    def test_unlock(self) -> None:
+        """What failed is forgotten; who has failed nowhere may look for a lock."""
+        self.assertIn("failed from 2 addresses", self.succeeds(self.tctl("users", "unlock", "alice")))
+        self.cluster.failed_sources = 0
+        self.assertIn("tctl rm lock/NAME", self.succeeds(self.tctl("users", "unlock", "alice")))
+        self.fails(self.tctl("users", "unlock", "nobody"), "nobody")
+
     def test_reset(self) -> None:
         """A link of another kind."""
         facts = json.loads(self.succeeds(self.tctl("users", "reset", "alice", "--format=json", "--ttl=8h")))
@@ -161,8 +179,9 @@ class TokenTests(TctlTestCase):
             ],
         )
         self.assertIn("5m0s", said)
-        expected = {"roles": ["db"], "ttl": 300, "value": None, "databases": ["test"]}
+        expected = {"roles": ["db"], "ttl": 300, "value": None, "databases": ["test"], "uses": 1}
         self.assertEqual(self.sent("POST", "/v1/tokens"), expected)
+        self.assertIn("This token will expire in 5m0s, or when a host has joined with it.", said)
 
     def test_spellings(self) -> None:
         """``database`` is ``db``, several are a list."""
@@ -196,6 +215,19 @@ class TokenTests(TctlTestCase):
         self.assertNotIn("0123456789", self.succeeds(self.tctl("tokens", "rm", "0123456789abcdef")))
         self.assertEqual(len(self.cluster.tokens), 1)
         self.fails(self.tctl("tokens", "rm", "nope"), "no such token")
+
+    def test_uses(self) -> None:
+        """A token for several hosts says so, and listings then say how many are left."""
+        said = self.succeeds(self.tctl("tokens", "add", "--type=db", "--uses=5"))
+        self.assertIn("expire in 1h0m, or when 5 hosts have joined with it.", said)
+        self.assertEqual(self.sent("POST", "/v1/tokens")["uses"], 5)
+        self.cluster.tokens[0]["uses_left"] = 2
+        self.cluster.tokens.append({**self.cluster.tokens[0], "uses": None, "uses_left": None, "expires": None})
+        lines = self.succeeds(self.tctl("tokens", "ls")).splitlines()
+        self.assertTrue(lines[0].endswith("  Uses Left"), lines)
+        self.assertEqual([line[-6:].strip() for line in lines[2:]], ["2 of 5", "any"])
+        self.fails(self.tctl("tokens", "add", "--type=db", "--uses=0"), "--uses", code=2)
+        self.fails(self.tctl("tokens", "add", "--type=db", "--uses=x"), "--uses", code=2)
 
 
 class SignTests(TctlTestCase):

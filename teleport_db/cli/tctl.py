@@ -57,7 +57,18 @@ COMMANDS = (
         "create resources from a YAML file of any number of documents",
         "tctl create -f role.yaml\ntctl create --force -f role.yaml",
     ),
-    Command("rm", "tctl_resources:rm", "delete a resource", "tctl rm role/developer"),
+    Command(
+        "update",
+        "tctl_resources:update",
+        "change resources that are there, from a YAML file",
+        "tctl update -f role.yaml",
+    ),
+    Command(
+        "rm",
+        "tctl_resources:rm",
+        "delete a resource; a db_server is an agent, which loses its membership",
+        "tctl rm role/developer\ntctl rm db_server/8b2c5c1e-3f3c-4f0e-9d2d-0a4d0a6f6a11",
+    ),
     Command("edit", "tctl_resources:edit", "change a resource in your editor", "EDITOR=vi tctl edit role/developer"),
     Command("db ls", "tctl_status:db_ls", "list the databases that agents serve", "tctl db ls"),
     Command(
@@ -69,8 +80,8 @@ COMMANDS = (
     Command(
         "lock",
         "tctl_status:lock",
-        "cut the sessions of a user or a role, and refuse new ones",
-        'tctl lock --user=alice --message="under investigation" --ttl=8h',
+        "cut the sessions of a user, a role, a database service or a host, and refuse new ones",
+        'tctl lock --user=alice --message="under investigation" --ttl=8h\ntctl lock --db=orders --message=upgrade',
     ),
 )
 

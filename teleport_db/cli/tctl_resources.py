@@ -1,13 +1,15 @@
-"""``tctl get``, ``create``, ``rm``, ``edit``: resources as YAML."""
+"""``tctl get``, ``create``, ``update``, ``rm``, ``edit``: resources as YAML."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from teleport_db.api.http import Client, resource_path
-from teleport_db.cli.output import clean, emit, format_argument, table, to_json, to_yaml
+from teleport_db.cli.output import clean, emit, format_argument, labels, table, to_json, to_yaml
 from teleport_db.cli.program import Arguments, Parser
 from teleport_db.cli.tctl_session import client
 from teleport_db.cli.values import items
@@ -21,7 +23,9 @@ KINDS = {
     "dbs": "db",
     "database": "db",
     "databases": "db",
-    "db_server": "db",
+    "db_servers": "db_server",
+    "agent": "db_server",
+    "agents": "db_server",
     "locks": "lock",
     "tc": "trusted_cluster",
     "trusted_clusters": "trusted_cluster",
@@ -31,7 +35,9 @@ KINDS = {
 
 def get_arguments(parser: Parser) -> None:
     """Declare the arguments of ``tctl get``."""
-    parser.add_argument("what", metavar="KIND[/NAME]", help="user, role, token, db, lock, ...; several by commas")
+    parser.add_argument(
+        "what", metavar="KIND[/NAME]", help="user, role, token, db, db_server, lock, ...; several by commas"
+    )
     format_argument(parser, default="yaml")
 
 
@@ -50,32 +56,91 @@ def get(arguments: Arguments) -> None:
     elif arguments.format == "json":
         print(to_json(found))
     else:
-        rows = ([resource.get("kind", ""), _name(resource)] for resource in found)
-        emit(found, "text", lambda: table(["Kind", "Name"], rows))
+        rows = ([resource.get("kind", ""), _name(resource), _details(resource)] for resource in found)
+        emit(found, "text", lambda: table(["Kind", "Name", "Details"], rows))
+
+
+def _details(resource: dict[str, Any]) -> str:
+    """What a resource is about, in a few words."""
+    spec, metadata = resource.get("spec", {}), resource.get("metadata", {})
+    match resource.get("kind"):
+        case "user" | "token":
+            words = ",".join(map(str, spec.get("roles") or ()))
+        case "db":
+            words = f"{spec.get('uri', '')} {labels(metadata.get('labels'))}"
+        case "db_server":
+            served = (str(database.get("name", "")) for database in spec.get("databases") or ())
+            words = f"{spec.get('hostname', '')} {','.join(served)}"
+        case "lock":
+            target = " ".join(f"{kind} {name}" for kind, name in (spec.get("target") or {}).items())
+            words = ": ".join(part for part in (target, str(spec.get("message") or "")) if part)
+        case "cluster_auth_preference":
+            words = f"second_factor {spec.get('second_factor', '')}"
+        case _:
+            words = str(metadata.get("description") or "")
+    return " ".join([*words.split(), *([f"(until {metadata['expires']})"] if metadata.get("expires") else [])])
 
 
 def create_arguments(parser: Parser) -> None:
     """Declare the arguments of ``tctl create``."""
+    _file_arguments(parser)
+    parser.add_argument("--force", action="store_true", help="replace resources that are there")
+
+
+def _file_arguments(parser: Parser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="a file of YAML or JSON; - for standard input")
     parser.add_argument("-f", "--filename", metavar="FILE", help="the same")
-    parser.add_argument("--force", action="store_true", help="replace resources that are there")
 
 
 def create(arguments: Arguments) -> None:
     """Create every resource of a file; nothing is created when one of them cannot be read."""
+    resources = _file_resources(arguments, "create")
+    with client(arguments) as api:
+        for place, resource in resources:
+            query = {"force": 1 if arguments.force else None}
+            _placed(place, resource, partial(api.call, "POST", resource_path(resource["kind"]), resource, query))
+            done = "written" if arguments.force else "created"
+            print(f"{resource['kind']} {clean(repr(_name(resource)))} has been {done}.")
+
+
+def update_arguments(parser: Parser) -> None:
+    """Declare the arguments of ``tctl update``."""
+    _file_arguments(parser)
+
+
+def update(arguments: Arguments) -> None:
+    """Change every resource of a file; each must be there, and of the revision that the file has, if it has one."""
+    resources = _file_resources(arguments, "update")
+    with client(arguments) as api:
+        for place, resource in resources:
+            _placed(place, resource, partial(_put, api, resource))
+            print(f"{resource['kind']} {clean(repr(_name(resource)))} has been updated.")
+
+
+def _put(api: Client, resource: dict[str, Any]) -> None:
+    path = resource_path(resource["kind"], _name(resource))
+    if resource["metadata"].get("revision") is None:
+        resource["metadata"]["revision"] = api.call("GET", path).get("metadata", {}).get("revision")
+    api.call("PUT", path, resource)
+
+
+def _file_resources(arguments: Arguments, command: str) -> list[tuple[tuple[str, int], dict[str, Any]]]:
+    """The resources of the file that the flags name, each with its place."""
     path = arguments.filename or arguments.file
     if not path or (arguments.filename and arguments.file):
-        raise UsageError("one file is needed: tctl create -f FILE")
-    resources = _read_resources(_text(path), "standard input" if path == "-" else path)
-    with client(arguments) as api:
-        for source, line, resource in resources:
-            kind, name = resource["kind"], resource["metadata"]["name"]
-            resource["metadata"].pop("revision", None)  # of the file's making, not of what is there now
-            try:
-                api.call("POST", resource_path(kind), resource, {"force": 1 if arguments.force else None})
-            except BadRequest as error:
-                raise ConfigError(error.public, source=source, line=line, path=f"{kind}/{name}") from error
-            print(f"{kind} {clean(repr(name))} has been {'written' if arguments.force else 'created'}.")
+        raise UsageError(f"one file is needed: tctl {command} -f FILE")
+    found = _read_resources(file_text(path), "standard input" if path == "-" else path)
+    return [((source, line), resource) for source, line, resource in found]
+
+
+def _placed(place: tuple[str, int], resource: dict[str, Any], send: Callable[[], Any]) -> None:
+    """Send a resource; what is wrong with it is told with its place in the file."""
+    try:
+        send()
+    except BadRequest as error:
+        source, line = place
+        path = f"{resource['kind']}/{_name(resource)}"
+        raise ConfigError(error.public, source=source, line=line, path=path) from error
 
 
 def rm_arguments(parser: Parser) -> None:
@@ -117,7 +182,7 @@ def edit(arguments: Arguments) -> None:
 
 
 def _put_edited(api: Client, path: str, before: dict[str, Any], file: str) -> None:
-    resources = _read_resources(_text(file), file)
+    resources = _read_resources(file_text(file), file)
     if len(resources) != 1:
         raise BadRequest("one resource belongs in the file")
     _, _, after = resources[0]
@@ -175,7 +240,8 @@ def _read_resources(text: str, source: str) -> list[tuple[str, int, dict[str, An
     return found
 
 
-def _text(path: str) -> str:
+def file_text(path: str) -> str:
+    """What is in a file, or in standard input for ``-``; ConfigError when it is no text."""
     try:
         if path == "-":
             return sys.stdin.read(1 << 21)

@@ -13,6 +13,9 @@ from teleport_db.cli.tctl_session import client
 from teleport_db.cli.values import seconds
 from teleport_db.errors import NotFound, UsageError
 
+#: What can be locked, and what it is called.
+LOCKED = {"user": "User", "role": "Role", "db": "Database service", "server_id": "Host"}
+
 
 def status_arguments(parser: Parser) -> None:
     """Declare the arguments of ``tctl status``."""
@@ -84,6 +87,8 @@ def lock_arguments(parser: Parser) -> None:
     """Declare the arguments of ``tctl lock``."""
     parser.add_argument("--user", metavar="NAME", help="lock this Teleport user")
     parser.add_argument("--role", metavar="NAME", help="lock everybody with this role")
+    parser.add_argument("--db", metavar="NAME", help="lock this database service")
+    parser.add_argument("--server-id", metavar="ID", help="lock this agent or proxy; tctl get db_server lists agents")
     parser.add_argument("--ttl", metavar="TIME", help="how long, as 8h (default: until it is removed)")
     parser.add_argument("--message", default="", metavar="TEXT", help="what those who are locked out read")
     format_argument(parser)
@@ -91,9 +96,9 @@ def lock_arguments(parser: Parser) -> None:
 
 def lock(arguments: Arguments) -> None:
     """Create a lock: sessions end now and no new ones begin."""
-    target = {key: value for key, value in (("user", arguments.user), ("role", arguments.role)) if value}
+    target = {key: value for key in LOCKED if (value := getattr(arguments, key))}
     if len(target) != 1:
-        raise UsageError("one target is needed: --user or --role")
+        raise UsageError("one target is needed: --user, --role, --db or --server-id")
     name = f"lock-{os.urandom(8).hex()}"
     metadata = {"name": name}
     if arguments.ttl:
@@ -112,7 +117,7 @@ def lock(arguments: Arguments) -> None:
         made or body,
         arguments.format,
         lambda: (
-            f"{kind.capitalize()} {clean(repr(value))} is locked"
+            f"{LOCKED[kind]} {clean(repr(value))} is locked"
             f"{' until ' + metadata['expires'] if arguments.ttl else ''}; tctl rm lock/{name} unlocks."
         ),
     )

@@ -296,6 +296,9 @@ class FakeCluster:
             raise AlreadyExists(f"there is a {path[0]} {body['metadata']['name']!r} already")
         if "spec" not in body:
             raise BadRequest("spec is missing")
+        there, revision = self._kind(path).get(body["metadata"]["name"]), body["metadata"].get("revision")
+        if there is not None and revision not in (None, there["metadata"]["revision"]):
+            raise RevisionConflict(f"{path[0]} {there['metadata']['name']!r} was changed meanwhile")
         return self.put(body)
 
     def _put_resources(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:

@@ -337,7 +337,8 @@ class ResourceTests(TctlTestCase):
         self.assertEqual(yaml.safe_load(self.succeeds(self.tctl("get", "role/developer")))["kind"], "role")
         both = json.loads(self.succeeds(self.tctl("get", "users,roles", "--format=json")))
         self.assertEqual([resource["kind"] for resource in both], ["user", "role"])
-        self.assertEqual(self.succeeds(self.tctl("get", "role", "--format=text")).split()[-2:], ["role", "developer"])
+        lines = self.succeeds(self.tctl("get", "role", "--format=text")).splitlines()
+        self.assertEqual((lines[0].split(), lines[2].split()), (["Kind", "Name", "Details"], ["role", "developer"]))
         self.assertEqual(self.succeeds(self.tctl("get", "locks")), "")
         self.fails(self.tctl("get", "role/none"), "none")
         self.fails(self.tctl("get", "unicorn"), "unicorn")
@@ -428,7 +429,7 @@ class OtherTests(TctlTestCase):
         self.assertIn(f"tctl rm lock/{name}", said)
         self.assertEqual(lock["spec"], {"target": {"user": "alice"}, "message": "why"})
         self.assertRegex(lock["metadata"]["expires"], r"^20\d\d-.*Z$")
-        self.fails(self.tctl("lock"), "--user or --role", code=2)
+        self.fails(self.tctl("lock"), "--user, --role, --db or --server-id", code=2)
         self.fails(self.tctl("lock", "--user=a", "--role=b"), "one target", code=2)
 
     def test_no_locks(self) -> None:

@@ -9,14 +9,16 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from teleport_db.certs.keys import der, load_certificate
 from teleport_db.config.databases import parse_database, selector
 from teleport_db.db.agent import Agent
 from teleport_db.db.away import BEST_EFFORT, STRICT, AuthAway, Kept
 from teleport_db.db.registered import Wanted
 from teleport_db.errors import AgentOffline, NoSuchDatabase
 from teleport_db.identity import DatabaseRoute
-from tests.cluster import CLUSTER, NOW, Client, dev_role, put_user, startup, user_pair
+from tests.cluster import CLUSTER, NOW, Client, authority, dev_role, put_user, startup, user_pair
 from tests.db.test_agent import AgentCase
+from tests.db.test_credentials import Case as CredentialsCase
 from tests.db.test_policy import put_database, put_lock
 
 
@@ -320,3 +322,18 @@ class WritingTests(SynchronousTestCase):
         self.assertIsNone(away.check())
         away.lost()
         self.assertRaises(AgentOffline, away.check)
+
+
+class AuthorityTests(CredentialsCase):
+    """A registered database that brings the authority of its server's certificate."""
+
+    def test_own_authority(self) -> None:
+        """It is the one that is trusted, and a new one counts at once."""
+        contexts = []
+        for made in (authority("db"), authority("host")):
+            ca_cert = made.certificate_pem.decode()
+            database = parse_database(put_database("orders", ca_cert=ca_cert)["resource"])
+            context = self.successResultOf(self.ask(database=database)).context
+            self.assertEqual(context.get_ca_certs(binary_form=True), [der(load_certificate(made.certificate_pem))])
+            contexts.append(context)
+        self.assertEqual(len(self.calls), 2)

@@ -34,6 +34,7 @@ from teleport_db.errors import ConfigError, TeleportDBError
 from teleport_db.services.authservice import AuthProcess, reachable
 from teleport_db.services.dbservice import make_agent
 from teleport_db.services.diagnostics import Diagnostics, Gauge
+from teleport_db.services.discovery import make_discovery
 from teleport_db.services.hosts import Host, Issue, keep_id, obtain
 from teleport_db.services.membership import become_member
 from teleport_db.services.proxyservice import ProxyProcess, proxy_names
@@ -141,6 +142,9 @@ class Teleport(MultiService):
         agent.setServiceParent(self)  # type: ignore[no-untyped-call]
         host.start()
         self._agent_host = host
+        if self.config.db.aws:
+            # Behind the agent, so that it stops first.
+            make_discovery(self.config, agent, host, reactor=self._reactor).setServiceParent(self)  # type: ignore[no-untyped-call]
 
     async def _local_host(self, auth: AuthProcess, role: str, names: list[str]) -> Host:
         """Certificates from auth in this very process, under an id that stays."""

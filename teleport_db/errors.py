@@ -161,6 +161,13 @@ class AuditUnavailable(TeleportDBError):
     default = "the audit log cannot be written; the session ends here"
 
 
+class AuditTampered(TeleportDBError):
+    """The audit log is not what was written."""
+
+    code = "audit_tampered"
+    default = "the audit log was changed"
+
+
 class BadRequest(TeleportDBError):
     """A call of the API that cannot be taken as it stands."""
 

@@ -38,10 +38,12 @@ class Page:
 
     :param next: where to go on: ``after`` of the next call; None when there is nothing more.
     :param behind: lines of the log that the index does not have yet, out of ``total``; nothing was looked for then.
+    :param upto: lines of the log that were looked at: what has come since begins behind them.
     """
 
     events: list[Event]
     next: int | None = None
+    upto: int = 0
     behind: int = 0
     total: int = 0
 
@@ -79,6 +81,7 @@ class Finder:
         :param after: the ``next`` of the page before.
         """
         events: list[Event] = []
+        upto = self._index.place.count
         for row in self._candidates(query, after, oldest_first):
             event = self._event(row)
             if event is None or not query.matches(event):
@@ -87,8 +90,8 @@ class Finder:
             if shown is not None:
                 events.append(shown)
                 if len(events) == limit:
-                    return Page(events, row.id)
-        return Page(events, max(after or 0, self._index.place.count) if oldest_first else None)
+                    return Page(events, row.id, upto)
+        return Page(events, max(after or 0, upto) if oldest_first else None, upto)
 
     def _joined(self, query: Query, row: _Row, event: Event) -> Event | None:
         """The row of two events; None where it comes elsewhere."""

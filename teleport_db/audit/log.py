@@ -383,7 +383,7 @@ class AuditLog:
         )
 
         def answered(page: Page | Behind) -> Page:
-            return Page([], after, page.missing, page.total) if isinstance(page, Behind) else page
+            return Page([], after, behind=page.missing, total=page.total) if isinstance(page, Behind) else page
 
         return found.addCallback(answered)
 

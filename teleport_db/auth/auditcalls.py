@@ -43,7 +43,7 @@ class AuditCalls:
             oldest_first=oldest_first,
             joined=_choice(call, "joined", "0", "1"),
         )
-        answer: dict[str, Any] = {"events": page.events, "next": page.next, "last": audit.position.count}
+        answer: dict[str, Any] = {"events": page.events, "next": page.next, "last": page.upto}
         if page.behind:
             answer["indexing"] = {"missing": page.behind, "total": page.total}
         return answer

@@ -73,9 +73,40 @@ COMMANDS = (
     Command("db ls", "tctl_status:db_ls", "list the databases that agents serve", "tctl db ls"),
     Command(
         "audit ls",
-        "tctl_status:audit_ls",
-        "search the audit log, newest events first",
+        "tctl_audit:ls",
+        "list what the audit log has, newest events first",
         "tctl audit ls --user=alice --since=24h\ntctl audit ls --event=db.session.query --format=jsonl",
+    ),
+    Command(
+        "audit search",
+        "tctl_audit:search",
+        "find events in the audit log by their words",
+        "tctl audit search drop table 'pay*' --since=720h",
+    ),
+    Command(
+        "audit tail",
+        "tctl_audit:tail",
+        "print the newest events, and with -f what follows",
+        "tctl audit tail -f --db=aurora",
+    ),
+    Command(
+        "audit verify",
+        "tctl_audit_verify:verify",
+        "find out on the auth host whether the audit log was changed",
+        "tctl audit verify\ntctl audit verify --checkpoint=/mnt/elsewhere/checkpoints",
+    ),
+    Command(
+        "audit checkpoint",
+        "tctl_audit_verify:checkpoint",
+        "print a signed checkpoint of the audit log, to be kept elsewhere",
+        "tctl audit checkpoint | ssh elsewhere 'cat >> checkpoints'",
+    ),
+    Command(
+        "audit export",
+        "tctl_audit_export:export",
+        "copy events to a file or to S3, oldest first; one that was interrupted goes on",
+        "tctl audit export --out=audit.jsonl --since=720h\n"
+        "tctl audit export --out=s3://bucket/audit.csv --format=csv --db=aurora",
     ),
     Command(
         "lock",

@@ -1,4 +1,4 @@
-"""``tctl status``, ``db ls``, ``audit ls``, ``lock``: what goes on in the cluster, and stopping it."""
+"""``tctl status``, ``db ls``, ``lock``: what goes on in the cluster, and stopping it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from teleport_db.api.http import resource_path
-from teleport_db.cli.output import clean, emit, format_argument, labels, table, timestamp, to_json_line
+from teleport_db.cli.output import clean, emit, format_argument, labels, table, timestamp
 from teleport_db.cli.program import Arguments, Parser
 from teleport_db.cli.tctl_session import client
 from teleport_db.cli.values import seconds
@@ -52,37 +52,6 @@ def db_ls(arguments: Arguments) -> None:
     emit(found, arguments.format, lambda: table(["Name", "Protocol", "Address", "Labels"], rows))
 
 
-def audit_ls_arguments(parser: Parser) -> None:
-    """Declare the arguments of ``tctl audit ls``."""
-    parser.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many events (default: 100)")
-    parser.add_argument("--event", metavar="NAME", help="only events of this type, as db.session.query")
-    parser.add_argument("--user", metavar="NAME", help="only events of this Teleport user")
-    parser.add_argument("--since", metavar="TIME", help="from this time on: RFC 3339, or a length of time back, as 24h")
-    parser.add_argument("--until", metavar="TIME", help="before this time")
-    format_argument(parser, ("text", "json", "yaml", "jsonl"))
-
-
-def audit_ls(arguments: Arguments) -> None:
-    """Search the audit log; ``--format=jsonl`` is one event a line."""
-    if arguments.limit < 1:
-        raise UsageError("--limit: at least 1")
-    query = {
-        "limit": arguments.limit,
-        "event": arguments.event,
-        "user": arguments.user,
-        "since": _when("--since", arguments.since),
-        "until": _when("--until", arguments.until),
-    }
-    with client(arguments) as api:
-        events = api.call("GET", "/v1/audit", query=query).get("events", [])
-    if arguments.format == "jsonl":
-        for event in events:
-            print(to_json_line(event))
-        return
-    headers = ["Time", "Event", "Code", "User", "Database", "Details"]
-    emit(events, arguments.format, lambda: table(headers, map(_event_row, events)))
-
-
 def lock_arguments(parser: Parser) -> None:
     """Declare the arguments of ``tctl lock``."""
     parser.add_argument("--user", metavar="NAME", help="lock this Teleport user")
@@ -121,31 +90,3 @@ def lock(arguments: Arguments) -> None:
             f"{' until ' + metadata['expires'] if arguments.ttl else ''}; tctl rm lock/{name} unlocks."
         ),
     )
-
-
-def _when(flag: str, text: str | None) -> str | None:
-    """A point in time as RFC 3339: given so, or as a length of time before now."""
-    if text is None:
-        return None
-    from datetime import UTC, datetime
-
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return timestamp(time.time() - seconds(flag, text))
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _event_row(event: dict[str, Any]) -> list[object]:
-    database = " ".join(str(event[key]) for key in ("db_service", "db_name") if event.get(key))
-    said = next((event[key] for key in ("db_query", "query", "error", "message", "reason") if event.get(key)), "")
-    details = clean(str(said))
-    return [
-        event.get("time", ""),
-        event.get("event", ""),
-        event.get("code", ""),
-        event.get("user", ""),
-        database,
-        details if len(details) <= 80 else details[:77] + "...",
-    ]

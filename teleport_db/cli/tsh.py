@@ -37,7 +37,18 @@ COMMANDS = (
         "tsh db config aurora\ntsh db config --format=cmd aurora\ntsh db config --key-der=key.der aurora",
     ),
     Command("db connect", "tsh_connect:connect", "run psql on a database", "tsh db connect --db-user=alice aurora"),
-    Command("play", "tsh_connect:play", "print what happened in a recorded session", "tsh play SESSION"),
+    Command(
+        "sessions ls",
+        "tsh_sessions:ls",
+        "list your recorded sessions, or all with a role that may",
+        "tsh sessions ls --limit=20",
+    ),
+    Command(
+        "play",
+        "tsh_sessions:play",
+        "replay the statements of a recorded session",
+        "tsh play SESSION\ntsh play --speed=4 --max-pause=1s SESSION",
+    ),
 )
 
 LATER = (

@@ -136,31 +136,6 @@ def connect(arguments: Arguments) -> None:
         ) from None
 
 
-def play_arguments(parser: Parser) -> None:
-    """Declare the arguments of ``tsh play``."""
-    parser.add_argument("session", metavar="SESSION", help="the session's id, sid in tctl audit ls")
-    format_argument(parser)
-
-
-def play(arguments: Arguments) -> None:
-    """Print the audit events of one session in their order; needs a role that reads the audit log."""
-    login = tsh_db.flags_login(arguments)
-    with login.credentials.client() as client:
-        events = client.call("GET", "/v1/audit", query={"limit": 10000}).get("events", [])
-    found = [event for event in events if event.get("sid") == arguments.session]
-    if not found:
-        raise NotFound(
-            f"no event of session {clean(arguments.session)} is among the last {len(events)} of the audit log"
-        )
-    found.sort(key=lambda event: (str(event.get("time", "")), event.get("ei") or 0))
-    emit(found, arguments.format, lambda: "\n".join(_line(event) for event in found))
-
-
-def _line(event: dict[str, object]) -> str:
-    what = event.get("db_query") or event.get("query") or event.get("message") or event.get("error") or ""
-    return clean(f"{event.get('time', '')}  {event.get('event', '')}  {what}").rstrip()
-
-
 def _name_argument(parser: Parser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="a database; the one that is logged in unless given")
 

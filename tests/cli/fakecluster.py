@@ -70,6 +70,7 @@ class FakeCluster:
         self.tokens: list[dict[str, Any]] = []
         self.databases: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
+        self.sessions: list[dict[str, Any]] = []
         self._directory = tempfile.TemporaryDirectory()
         self.path = Path(self._directory.name)
         self._contexts(proxy_names)
@@ -268,7 +269,24 @@ class FakeCluster:
 
     def _get_audit(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
         events = [event for event in self.events if query.get("user") in (None, event.get("user"))]
-        return {"events": events[: int(query.get("limit", 1000))]}
+        return {"events": events[: int(query.get("limit", 1000))], "next": None, "last": len(events)}
+
+    def _post_audit(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
+        return {"checkpoint": '{"checkpoint":{"number":1}}'}
+
+    def _get_sessions(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
+        if not path:
+            return {"sessions": self.sessions, "next": 7 if len(self.sessions) == int(query["limit"]) else None}
+        events = [event for event in self.events if event.get("sid") == path[0]]
+        if not events:
+            raise NotFound("there is no such session, or no role of yours lets you see it")
+        after = int(query.get("after", 0))
+        session = {"sid": path[0], "user": "alice", "db_service": "aurora", "db_name": "shop", "db_user": "bob"}
+        return {
+            "session": session,
+            "events": events[after : after + 2],
+            "next": after + 2 if events[after + 2 :] else None,
+        }
 
     def put(self, resource: dict[str, Any]) -> dict[str, Any]:
         self.revision += 1

@@ -237,25 +237,6 @@ class DatabaseTests(CommandTestCase):
         self.fails(self.db("ls"), "cannot be trusted")
         self.assertEqual(len(self.cluster.calls), calls)
 
-    def test_play(self) -> None:
-        """One session, in its order."""
-        events = [
-            {"event": "db.session.end", "sid": "s1", "ei": 2, "time": "2026-01-01T00:00:02.000Z"},
-            {"event": "db.session.query", "sid": "s2", "ei": 1, "time": "2026-01-01T00:00:01.000Z"},
-            {
-                "event": "db.session.query",
-                "sid": "s1",
-                "ei": 1,
-                "time": "2026-01-01T00:00:01.000Z",
-                "db_query": "select 1",
-            },
-        ]
-        self.cluster.events = events
-        lines = self.succeeds(self.tsh("play", "s1")).splitlines()
-        self.assertEqual(len(lines), 2)
-        self.assertTrue(lines[0].endswith("db.session.query  select 1"))
-        self.fails(self.tsh("play", "s3"), "s3")
-
 
 class IdentityTests(CommandTestCase):
     """A robot with a file."""

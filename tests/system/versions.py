@@ -151,7 +151,7 @@ class Versions(World):
         """As ``tctl audit ls`` has them, from the log's files: that is quicker."""
         files = sorted((self.directory / "data" / "audit").glob("*.jsonl"))
         lines = [line for file in files for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        found = [json.loads(line)["event"] for line in lines]
+        found = [json.loads(line)["event"] for line in lines if not line.startswith('{"checkpoint"')]
         return [event for event in found if all(event.get(key) == value for key, value in only.items())]
 
     def _direct(self) -> dict[str, str]:

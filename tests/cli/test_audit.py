@@ -1,0 +1,188 @@
+"""``tctl audit ...``, ``tsh sessions ls``, ``tsh play``: what people see, and that nothing writes to their terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from teleport_db.cli import tctl_audit
+from teleport_db.cli.auditquery import HEADERS, row
+from teleport_db.cli.tctl_audit_export import COLUMNS
+from teleport_db.cli.tsh_sessions import replay
+from tests.cli.support import CommandTestCase, Result
+
+#: Colours, a carriage return, a new line that looks like a row, a mark that turns the direction of writing.
+HOSTILE = "select '\x1b[31mred\x1b[0m'\r\n2026-01-01T00:00:00Z user.login T1000I root \u202e\x00\x9b2J"
+
+STATEMENT: dict[str, Any] = {
+    "event": "db.session.query",
+    "code": "TDB02I",
+    "user": "alice",
+    "time": "2026-01-01T00:00:01.000Z",
+    "sid": "s1",
+    "statement_id": 1,
+    "db_service": "aurora",
+    "db_name": "shop",
+    "db_query": "select 1",
+}
+RESULT: dict[str, Any] = {
+    "event": "db.session.result",
+    "code": "TDB10I",
+    "time": "2026-01-01T00:00:01.500Z",
+    "sid": "s1",
+    "statement_id": 1,
+    "success": False,
+    "rows": 3,
+    "duration_ms": 1500.25,
+    "sqlstate": "42P01",
+    "error": "there is no such table",
+}
+START = {"event": "db.session.start", "sid": "s1", "time": "2026-01-01T00:00:00.000Z", "addr.remote": "192.0.2.1:5"}
+END = {"event": "db.session.end", "sid": "s1", "time": "2026-01-01T00:10:00.000Z", "reason": "client"}
+
+
+class ListingTests(CommandTestCase):
+    """As commands."""
+
+    def tctl(self, *arguments: str, **environment: str) -> Result:
+        folder = self.home / "data"
+        if not folder.exists():
+            self.cluster.make_admin(folder)
+        return self.run_program("tctl", f"--data-dir={folder}", *arguments, **environment)
+
+    def test_joined(self) -> None:
+        """A statement and its result are one row: rows, time, SQLSTATE."""
+        self.cluster.events = [{**STATEMENT, "result": RESULT}]
+        lines = self.succeeds(self.tctl("audit", "ls")).splitlines()
+        self.assertEqual(lines[0].split(), list(HEADERS))
+        self.assertEqual(lines[2].split()[-6:], ["shop", "3", "1.5s", "42P01", "select", "1"])
+        self.assertIn("joined=1", self.cluster.calls[-1][1])
+        self.succeeds(self.tctl("audit", "ls", "--raw"))
+        self.assertNotIn("joined", self.cluster.calls[-1][1])
+
+    def test_search(self) -> None:
+        """Words go to the server; what has no letter in it is refused."""
+        self.cluster.events = [STATEMENT]
+        self.succeeds(self.tctl("audit", "search", "drop", "us*", "--sqlstate=42P01", "--db=aurora", "--session=s1"))
+        target = self.cluster.calls[-1][1]
+        for part in ("text=drop+us%2A", "sqlstate=42P01", "db_service=aurora", "sid=s1"):
+            self.assertIn(part, target)
+        self.fails(self.tctl("audit", "search", "--", "-%"), "WORD", code=2)
+
+    def test_injection(self) -> None:
+        """Whatever a statement says, it stays in its row, and moves no cursor."""
+        self.cluster.events = [{**STATEMENT, "db_query": HOSTILE, "user": "\x1b[2J", "result": RESULT}]
+        said = [self.succeeds(self.tctl("audit", *words)) for words in (("ls",), ("tail",), ("search", "select"))]
+        self.assertEqual([len(text.splitlines()) for text in said], [3, 1, 3])
+        said += [
+            self.succeeds(self.tctl("audit", command, f"--format={form}"))
+            for command, form in (("ls", "json"), ("ls", "yaml"), ("ls", "jsonl"), ("tail", "jsonl"))
+        ]
+        self.cluster.events = [{**START, "sid": "s1"}, {**STATEMENT, "db_query": HOSTILE}, {**RESULT, "error": HOSTILE}]
+        self.cluster.sessions = [{"sid": HOSTILE, "user": HOSTILE, "db_service": HOSTILE, "reason": HOSTILE}]
+        self.login()
+        said += [self.succeeds(self.tsh("play", "s1")), self.succeeds(self.tsh("sessions", "ls"))]
+        self.assertEqual([len(text.splitlines()) for text in said[-2:]], [4, 3])
+        for text in said:
+            self.assertTrue(text.isascii() or text.replace("\n", "").isprintable(), text)
+            self.assertNotRegex(text, "[\x00-\x09\x0b-\x1f\x7f\x9b\u202e]")
+
+    def test_terminal(self) -> None:
+        """Rows end where the terminal does."""
+        self.cluster.events = [{**STATEMENT, "db_query": "select " + "x" * 1000, "result": RESULT}]
+        code, said = self.at_terminal("tctl", f"--data-dir={self._data()}", "audit", "ls", answers=())
+        self.assertEqual(code, 0)
+        self.assertLessEqual(max(map(len, said.splitlines())), 133)
+
+    def _data(self) -> Path:
+        self.tctl("audit", "ls")
+        return self.home / "data"
+
+    def test_checkpoint(self) -> None:
+        """It is printed as it is, or added to a file."""
+        line = self.succeeds(self.tctl("audit", "checkpoint"))
+        self.assertEqual(json.loads(line), {"checkpoint": {"number": 1}})
+        for _ in range(2):
+            self.succeeds(self.tctl("audit", "checkpoint", "--out=kept"))
+        self.assertEqual((self.home / "kept").read_text(), line * 2)
+
+    def test_export(self) -> None:
+        """JSON lines are the events; CSV has their fields, and nothing a spreadsheet would run."""
+        self.cluster.events = [{**STATEMENT, "db_query": "=1+1;\nselect"}, RESULT]
+        self.succeeds(self.tctl("audit", "export", "--out=a.jsonl"))
+        lines = (self.home / "a.jsonl").read_text().splitlines()
+        self.assertEqual([json.loads(line) for line in lines], self.cluster.events)
+        self.succeeds(self.tctl("audit", "export", "--out=a.csv", "--format=csv"))
+        header, first, second = csv.reader(io.StringIO((self.home / "a.csv").read_bytes().decode(), newline=""))
+        self.assertEqual(header, list(COLUMNS))
+        self.assertEqual(first[header.index("db_query")], "'=1+1;\nselect")
+        self.assertEqual(second[header.index("duration_ms")], "1500.25")
+        self.fails(self.tctl("audit", "export", "--out=a.jsonl", "--user=bob"), "other flags", "--overwrite")
+        self.fails(self.tctl("audit", "export", "--out=s3://bucket"), "BUCKET", code=2)
+
+    def test_sessions(self) -> None:
+        """A row each; who it was, how long, how many statements."""
+        self.cluster.sessions = [
+            {"sid": "s1", "user": "alice", "db_service": "aurora", "db_name": "shop", "started": START["time"],
+             "ended": END["time"], "reason": "client", "statements": 5, "errors": 1}
+        ]  # fmt: skip
+        self.login()
+        lines = self.succeeds(self.tsh("sessions", "ls")).splitlines()
+        self.assertEqual(
+            lines[2].split(),
+            ["s1", "2026-01-01", "00:00:00", "10m0s", "alice", "aurora", "shop", "5", "1", "client"],
+        )
+        listed = self.tsh("sessions", "ls", "--limit=1", "--format=json")
+        self.assertEqual(json.loads(self.succeeds(listed)), self.cluster.sessions)
+        self.assertIn("--after=7", self.tsh("sessions", "ls", "--limit=1").err)
+
+    def test_play(self) -> None:
+        """All pages of one session, statements with what came of them."""
+        other = {**STATEMENT, "sid": "s2", "db_query": "select 2"}
+        self.cluster.events = [START, STATEMENT, other, RESULT, END]
+        self.login()
+        lines = self.succeeds(self.tsh("play", "s1")).splitlines()
+        self.assertEqual([line.strip() for line in lines], [
+            "Session s1 of alice, aurora shop as bob",
+            "00:00.0  began, from 192.0.2.1:5",
+            "00:01.0  select 1",
+            "-> 42P01 there is no such table, 3 rows, 1.5s",
+            "10:00.0  ended: client",
+        ])  # fmt: skip
+        played = json.loads(self.succeeds(self.tsh("play", "s1", "--format=json")))
+        self.assertEqual(played, [START, STATEMENT, RESULT, END])
+        self.fails(self.tsh("play", "s3"), "s3")
+        self.fails(self.tsh("play", "s1", "--speed=0"), "--speed", code=2)
+
+
+class ReplayTests(SynchronousTestCase):
+    """The timing of a replay."""
+
+    def pauses(self, speed: float | None, longest: float = 3.0) -> list[float]:
+        slept: list[float] = []
+        replay({}, [START, STATEMENT, RESULT, END], lambda line: None, slept.append, speed=speed, longest=longest)
+        return slept
+
+    def test_speed(self) -> None:
+        """As it was, faster, with long pauses cut, or at once."""
+        self.assertEqual(self.pauses(1.0, 1000.0), [1.0, 599.0])
+        self.assertEqual(self.pauses(2.0, 1000.0), [0.5, 299.5])
+        self.assertEqual(self.pauses(1.0), [1.0, 3.0])
+        self.assertEqual(self.pauses(None), [])
+
+
+class RowTests(SynchronousTestCase):
+    """Cells of odd events."""
+
+    def test_odd(self) -> None:
+        """What an agent sent may have any shape."""
+        for event in ({}, {"result": []}, {"result": {"duration_ms": "x"}}, {"db_query_parameters": [None, {"a": 1}]}):
+            self.assertEqual(len(row(event)), len(HEADERS))
+
+    def test_cut(self) -> None:
+        self.assertEqual(tctl_audit.cut("x" * 100, 10), "xxxxxxx...")

@@ -156,6 +156,14 @@ def verify_name(certificate_der: bytes, name: str, *, wildcard: bool = False) ->
         raise AuthenticationFailed(f"the certificate is not for {name!r}; it is for {has}") from error
 
 
+def verify_time(certificate_der: bytes, now: float) -> None:
+    """Check that a certificate is valid now, in seconds since the epoch: a resumed session has not.
+
+    Raises AuthenticationFailed.
+    """
+    _check_time(_load(certificate_der), now, "the certificate")
+
+
 def peer_identity(
     certificate_der: bytes, *, user_ca: bytes | None, host_ca: bytes | None, now: float | None
 ) -> Identity:

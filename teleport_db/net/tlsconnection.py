@@ -94,14 +94,18 @@ class TLSLayer(Protocol):
     :param failed: hears why, once, if ``upper`` was never connected: a Failure with a
         :class:`~teleport_db.errors.TeleportDBError`, or with what ``check`` raised.
     :param connected: called once, just after ``upper`` was connected and before it is given data.
+    :param session: of an earlier connection with this context, to be resumed if the server will.
+    :param ended: given the session of this one at its end, when it can be resumed.
 
-    After the handshake: ``peer_certificate`` (DER), ``alpn``, ``version`` (as ``"TLSv1.3"``).
+    After the handshake: ``peer_certificate`` (DER), ``alpn``, ``version`` (as ``"TLSv1.3"``), ``resumed``: then nobody
+    has checked the certificate anew.
     """
 
     disconnecting = False
     peer_certificate: bytes | None = None
     alpn: str | None = None
     version: str = ""
+    resumed = False
     transport: Any
 
     def __init__(
@@ -116,13 +120,16 @@ class TLSLayer(Protocol):
         timeout: float = 10.0,
         failed: Callable[[Failure], None] | None = None,
         connected: Callable[[], None] | None = None,
+        session: ssl.SSLSession | None = None,
+        ended: Callable[[ssl.SSLSession], None] | None = None,
     ) -> None:
         self.protocol = upper
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname, session=session
         )
+        self._ended = ended
         self._check = check
         self._failed = failed
         self._connected = connected
@@ -180,6 +187,7 @@ class TLSLayer(Protocol):
         self.version = self._tls.version() or ""
         self.alpn = self._tls.selected_alpn_protocol()
         self.peer_certificate = self._tls.getpeercert(binary_form=True)
+        self.resumed = bool(self._tls.session_reused)
         if self._check is not None:
             try:
                 self._check(self)
@@ -419,7 +427,9 @@ class TLSLayer(Protocol):
         self.disconnecting = True
         self._producer = None
         self._held.clear()
-        protocol = self.protocol
+        protocol, session = self.protocol, self._tls.session
+        if self._ended is not None and session is not None and session.has_ticket:
+            self._ended(session)
         del self._tls, self._incoming, self._outgoing, self.protocol
         protocol.connectionLost(reason)
 

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from teleport_db.certs.tls import verify_name
+from teleport_db.certs.tls import verify_name, verify_time
 from teleport_db.errors import AuthenticationFailed, ConnectionTrouble
 from teleport_db.net.tlsconnection import State, TLSLayer
 from teleport_db.net.unsettled import Unsettled
@@ -59,6 +59,8 @@ class TLSClientEndpoint:
     :param server_hostname: the SNI; left out it is ``name``, if that is a DNS name.
     :param check: called after the name was verified; what it raises fails the connection.
     :param timeout: seconds for the handshake; connecting is the endpoint's own affair.
+    :param resume: whether to resume the session of an earlier connection, which costs half of a handshake.  Its
+        certificate is checked again but for the authority's signature, and a new context resumes nothing.
     """
 
     def __init__(
@@ -71,8 +73,11 @@ class TLSClientEndpoint:
         server_hostname: str | None = None,
         check: Check | None = None,
         timeout: float = 10.0,
+        resume: bool = False,
     ) -> None:
         self._endpoint, self._context, self._clock = endpoint, _giver(context), clock
+        self._resume = resume
+        self._session: tuple[ssl.SSLContext, ssl.SSLSession] | None = None
         self._name, self._check, self._timeout = name, check, timeout
         if server_hostname is None and name is not None and not is_address(name):
             server_hostname = name
@@ -87,6 +92,8 @@ class TLSClientEndpoint:
             if layer.peer_certificate is None:
                 raise AuthenticationFailed(f"{self._name} has no certificate")
             verify_name(layer.peer_certificate, self._name)
+            if layer.resumed:
+                verify_time(layer.peer_certificate, self._clock.seconds())
         if self._check is not None:
             self._check(layer)
 
@@ -104,9 +111,15 @@ class TLSClientEndpoint:
 
     def layer(self, upper: Any, attempt: _Attempt) -> TLSLayer:
         """The layer of one attempt."""
+        context = self._context()
+        kept = self._session if self._session is not None and self._session[0] is context else None
+
+        def ended(session: ssl.SSLSession) -> None:
+            self._session = context, session
+
         return TLSLayer(
             upper,
-            self._context(),
+            context,
             server_side=False,
             clock=self._clock,
             server_hostname=self._server_hostname,
@@ -114,6 +127,8 @@ class TLSClientEndpoint:
             timeout=self._timeout,
             failed=attempt.fail,
             connected=attempt.connected,
+            session=None if kept is None else kept[1],
+            ended=ended if self._resume else None,
         )
 
 

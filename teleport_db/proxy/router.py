@@ -46,6 +46,7 @@ class AgentLink:
 
     identity: Identity
     tunnel: TunnelProtocol
+    endpoint: AgentEndpoint
     services: frozenset[str] = frozenset()
 
 
@@ -105,10 +106,10 @@ class Router:
 
     def attach(self, identity: Identity, tunnel: TunnelProtocol) -> None:
         """A tunnel of this agent was opened; what it serves is asked at once."""
-        link = AgentLink(identity, tunnel)
+        link = AgentLink(identity, tunnel, self._endpoint(identity, tunnel))
         self._links.append(link)
         log.info("agent {host} connected", host=identity.name)
-        self._endpoint(link).connect(
+        link.endpoint.connect(
             Factory.forProtocol(
                 lambda: _Control(lambda said: self._announced(link, said), lambda reason: self._silent(link, reason))
             )
@@ -185,12 +186,12 @@ class Router:
         newest = list({link.identity.name: link for link in links}.values())
         older = [link for link in links if link not in newest]
         self._shuffle(newest)
-        return [self._endpoint(link) for link in [*newest, *older]]
+        return [link.endpoint for link in [*newest, *older]]
 
-    def _endpoint(self, link: AgentLink) -> AgentEndpoint:
-        name = agent_name(link.identity.name, link.identity.cluster)
-        inner = TLSClientEndpoint(StreamClientEndpoint(link.tunnel), self._context(), name=name, clock=self._clock)
-        return AgentEndpoint(link.identity.name, inner)
+    def _endpoint(self, identity: Identity, tunnel: TunnelProtocol) -> AgentEndpoint:
+        name, stream = agent_name(identity.name, identity.cluster), StreamClientEndpoint(tunnel)
+        inner = TLSClientEndpoint(stream, self._context, name=name, clock=self._clock, resume=True)
+        return AgentEndpoint(identity.name, inner)
 
 
 @implementer(IStreamClientEndpoint)

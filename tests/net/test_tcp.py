@@ -409,18 +409,23 @@ class Connecting(Case):
             self.assertEqual(asking.asked, ["localhost"])
 
 
-class Asking:
-    """The reactor, with a clock that can be ahead; notes the names that are resolved."""
+class Ahead:
+    """The reactor, with a clock that can be ahead."""
 
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.later = 0.0
+    later = 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(reactor, name)
 
     def seconds(self) -> float:
         return float(reactor.seconds()) + self.later
+
+
+class Asking(Ahead):
+    """... which notes the names that are resolved."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
 
     @property
     def nameResolver(self) -> Any:
@@ -632,6 +637,46 @@ class RealTLS(Case):
             AuthenticationFailed,
         )
         self.assertIn("not to my taste: TLSv1.3", str(trouble))
+
+    @inlineCallbacks
+    def test_resumed(self) -> Any:
+        """A session is resumed where asked for; both sides have the certificates, and times are checked anew."""
+        layers: list[Any] = []
+        port = self.listen(lambda: Waiting(on_data=echo), self.tls(clients=True))
+        context, clock = material.client_context(pem=material.client_pem()), Ahead()
+
+        def made(**more: Any) -> Any:
+            below = tcp.connector(reactor, "127.0.0.1", port)
+            more = {"context": context, "check": layers.append, **more}
+            return TLSClientEndpoint(below, name="server.test", clock=clock, **more)  # type: ignore[arg-type]
+
+        @inlineCallbacks
+        def talk(endpoint: Any) -> Any:
+            client = Waiting(enough=1)
+            yield endpoint.connect(Factory.forProtocol(lambda: client))
+            client.transport.write(b"x")
+            yield client.full
+            client.transport.loseConnection()
+            yield client.over
+
+        resuming, contexts = made(resume=True), [context]
+        for _ in range(3):
+            yield talk(resuming)
+        self.assertEqual([layer.resumed for layer in layers], [False, True, True])
+        self.assertEqual(len({layer.peer_certificate for layer in layers}), 1)
+        (shown,) = {protocol.transport.peer_certificate for protocol in self.accepted}
+        self.assertIsNotNone(shown, "the server has the client's certificate each time")
+        never = made()
+        for _ in range(2):
+            yield talk(never)
+        renewed = made(resume=True, context=lambda: contexts[-1])
+        yield talk(renewed)
+        contexts.append(material.client_context(pem=material.client_pem()))
+        yield talk(renewed)
+        self.assertEqual([layer.resumed for layer in layers[3:]], [False] * 4)
+        clock.later = 20 * 86400.0
+        trouble = yield self.assertFailure(talk(resuming), AuthenticationFailed)
+        self.assertIn("expired", str(trouble))
 
     @inlineCallbacks
     def test_cancelled(self) -> Any:

@@ -70,6 +70,24 @@ COMMANDS = (
         "tctl rm role/developer\ntctl rm db_server/8b2c5c1e-3f3c-4f0e-9d2d-0a4d0a6f6a11",
     ),
     Command("edit", "tctl_resources:edit", "change a resource in your editor", "EDITOR=vi tctl edit role/developer"),
+    Command(
+        "access explain",
+        "tctl_access:explain",
+        "say why a user may or may not connect now: each role, locks, limits",
+        "tctl access explain alice --db=aurora --db-user=postgres --db-name=metrics",
+    ),
+    Command(
+        "access ls",
+        "tctl_access:ls",
+        "list the databases that are open to a user, with users and names",
+        "tctl access ls alice\ntctl access ls alice --format=json",
+    ),
+    Command(
+        "access test",
+        "tctl_access:test",
+        "run a file of expectations: who may connect where, and who may not",
+        "tctl access test -f expectations.yaml\ntctl access test -f roles.yaml -f expectations.yaml",
+    ),
     Command("db ls", "tctl_status:db_ls", "list the databases that agents serve", "tctl db ls"),
     Command(
         "audit ls",

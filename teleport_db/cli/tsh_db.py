@@ -17,7 +17,9 @@ from teleport_db.errors import AuthenticationFailed, NotFound, RemoteProtocolErr
 
 def ls_arguments(parser: Parser) -> None:
     """Declare the arguments of ``tsh db ls``."""
-    parser.add_argument("-v", "--verbose", action="store_true", help="show protocols and addresses as well")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show protocols, addresses, and the users and names you may use"
+    )
     format_argument(parser)
 
 
@@ -30,17 +32,21 @@ def ls(arguments: Arguments) -> None:
     if arguments.format != "text":
         emit([{**db, "logged_in": db.get("name") in logged_in} for db in databases], arguments.format, str)
         return
-    headers = ["Name", "Description", *(["Protocol", "URI"] if arguments.verbose else []), "Labels", "Connect"]
+    extra = ["Protocol", "URI", "Users", "Names"] if arguments.verbose else []
+    headers = ["Name", "Description", *extra, "Labels", "Connect"]
     rows = []
     for db in databases:
         name = str(db.get("name", ""))
         here = name in logged_in
-        more = [db.get("protocol", ""), db.get("uri", "")] if arguments.verbose else []
-        connect = _connect(login, name) if here else ""
-        rows.append(
-            [f"> {name}" if here else name, db.get("description", ""), *more, labels(db.get("labels")), connect]
-        )
+        more = [db.get("protocol", ""), db.get("uri", ""), _open(db.get("users")), _open(db.get("names"))]
+        last = [labels(db.get("labels")), _connect(login, name) if here else ""]
+        rows.append([f"> {name}" if here else name, db.get("description", ""), *more[: len(extra)], *last])
     print(table(headers, rows))
+
+
+def _open(names: object) -> str:
+    """Database users or names that are open, ``*`` for any."""
+    return ",".join(map(str, names)) if isinstance(names, list) else ""
 
 
 def _connect(login: Login, name: str) -> str:

@@ -35,10 +35,12 @@ class DatabaseTests(CommandTestCase):
         self.assertEqual(lines[2].split(), ["aurora", "AWS", "Aurora", "env=dev"])
 
     def test_ls_verbose(self) -> None:
-        """Protocol and URI as well."""
+        """Protocol and URI as well, and the users and names one may use."""
+        self.cluster.databases[0] |= {"users": ["alice", "bob"], "names": ["*"]}
         lines = self.succeeds(self.db("ls", "-v")).splitlines()
-        self.assertEqual(lines[0].split(), ["Name", "Description", "Protocol", "URI", "Labels", "Connect"])
-        self.assertIn("aurora.example.com:5432", lines[2])
+        headers = ["Name", "Description", "Protocol", "URI", "Users", "Names", "Labels", "Connect"]
+        self.assertEqual(lines[0].split(), headers)
+        self.assertRegex(lines[2], r"aurora\.example\.com:5432 +alice,bob +\* +env=dev")
 
     def test_ls_marks(self) -> None:
         """A database that is logged in carries ``>`` and its command."""

@@ -70,7 +70,7 @@ class GuideTests(SynchronousTestCase):
         self.assertIn("env=test,state=up,team=a b", rows[0])
         verbose = self.alice.tsh("db", "ls", "-v").out
         headers = verbose.splitlines()[0].split()
-        self.assertEqual(headers, ["Name", "Description", "Protocol", "URI", "Labels", "Connect"])
+        self.assertEqual(headers, ["Name", "Description", "Protocol", "URI", "Users", "Names", "Labels", "Connect"])
         self.assertIn(f"localhost:{self.world.postgres.port}", verbose)
 
     def test_administrators_list(self) -> None:

@@ -20,6 +20,7 @@ from teleport_db.auth.signing import HOUR, MIN_TTL, Signing
 from teleport_db.auth.times import rfc3339
 from teleport_db.auth.users import User, Users
 from teleport_db.certs.keys import load_public
+from teleport_db.config.durations import format_duration
 from teleport_db.errors import AccessDenied, AuthenticationFailed, NotFound, RevisionConflict
 from teleport_db.identity import Identity
 from teleport_db.interfaces import IBackend
@@ -36,6 +37,14 @@ def session_ttl(asked: float, roles: list[Role]) -> float:
     """Seconds that a login may live: what is asked for, at most what every role allows."""
     limit = combined_options(roles).max_session_ttl or MAX_TTL
     return max(min(asked or DEFAULT_TTL, limit), MIN_TTL)
+
+
+def shortened(asked: float, roles: list[Role]) -> str:
+    """Which role lets a login live for less than was asked for; "" when none does."""
+    limits = combined_options(roles)
+    if not limits.max_session_ttl or limits.max_session_ttl >= (asked or DEFAULT_TTL):
+        return ""
+    return f"{limits.whose('max_session_ttl')} allows {format_duration(limits.max_session_ttl)} (max_session_ttl)"
 
 
 class Logins:
@@ -104,6 +113,7 @@ class Logins:
             "certificate": signed.certificate,
             "host_ca": self._signing.authorities.host.certificate_pem.decode(),
             "expires": rfc3339(signed.expires),
+            "shortened": shortened(ttl, roles),
             "roles": list(user.roles),
         }
 

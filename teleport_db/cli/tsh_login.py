@@ -67,7 +67,9 @@ def login(arguments: Arguments) -> None:
             )
         client.close()  # whoever looks for a telephone may take longer than the proxy waits
         password, code = ask(user, str(ping.get("second_factor", "off")))
-        profile, files = _sign(client, Profile(proxy, user, cluster, proxy, arguments.insecure), password, code, ttl)
+        profile, files, shortened = _sign(
+            client, Profile(proxy, user, cluster, proxy, arguments.insecure), password, code, ttl
+        )
     profile = profile._replace(postgres=_postgres_address(profile, ping, files["certs.pem"]))
     with store.locked():
         renewed = store.databases(profile)
@@ -77,6 +79,8 @@ def login(arguments: Arguments) -> None:
         store.save(profile)
     _renew(renewed)
     print(_describe(tsh_login(proxy=None, identity=None)))
+    if shortened:
+        print(clean(f"  Shortened:    {shortened}"))
 
 
 def ask(user: str, second_factor: str) -> tuple[str, str | None]:
@@ -94,8 +98,10 @@ def ask(user: str, second_factor: str) -> tuple[str, str | None]:
     return password, code or None
 
 
-def _sign(client: Client, asked: Profile, password: str, code: str | None, ttl: int) -> tuple[Profile, dict[str, str]]:
-    """Have a new key certified; it never leaves this process but into its file."""
+def _sign(
+    client: Client, asked: Profile, password: str, code: str | None, ttl: int
+) -> tuple[Profile, dict[str, str], str]:
+    """Have a new key certified, which leaves this process only into its file; and what cut its life short."""
     from teleport_db.certs.keys import new_key, private_pem, public_pem
 
     key = new_key()
@@ -110,7 +116,8 @@ def _sign(client: Client, asked: Profile, password: str, code: str | None, ttl: 
     if info.public_key != public or info.name != asked.user or not blocks(host_ca, "CERTIFICATE"):
         raise RemoteProtocolError("the proxy answered with a certificate for somebody else")
     profile = asked._replace(cluster=file_name("the cluster", info.cluster), user=file_name("the user", info.name))
-    return profile, {"key": private_pem(key).decode(), "certificate": certificate, "certs.pem": host_ca}
+    files = {"key": private_pem(key).decode(), "certificate": certificate, "certs.pem": host_ca}
+    return profile, files, str(answer.get("shortened") or "")
 
 
 def _postgres_address(profile: Profile, ping: dict[str, Any], host_ca: str) -> tuple[str, int]:

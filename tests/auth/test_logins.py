@@ -59,6 +59,8 @@ class LoginTests(AuthCase):
         self.assertEqual(
             certificate(answer["certificate"]).not_valid_after_utc.timestamp() - self.clock.seconds(), 3600
         )
+        self.assertEqual(answer["shortened"], 'role "short" allows 1h0m0s (max_session_ttl)')
+        self.assertEqual((await self.login(ttl=3600))["shortened"], "")
 
     async def test_security_row_8_one_answer(self) -> None:
         """An unknown user and a wrong password are one answer, and both are in the audit log."""

@@ -58,6 +58,7 @@ class FakeCluster:
         self.calls: list[tuple[str, str, Any]] = []
         self.passwords = {"alice": "correct horse"}
         self.login_ttl: float | None = None
+        self.shortened = ""
         self.failed_sources = 2
         self.resources: dict[str, dict[str, dict[str, Any]]] = {
             "user": {},
@@ -185,6 +186,7 @@ class FakeCluster:
             "certificate": self.sign(keys.load_public(body["public_key"]), identity, ttl),
             "host_ca": self.host_ca.certificate_pem.decode(),
             "expires": _rfc3339(self.now + ttl),
+            "shortened": self.shortened,
             "roles": list(identity.roles),
         }
 

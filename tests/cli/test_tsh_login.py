@@ -49,6 +49,12 @@ class LoginTests(CommandTestCase):
         self.assertEqual(set(sent), {"user", "password", "otp", "public_key", "ttl"})
         self.assertEqual((sent["otp"], sent["ttl"]), (None, 12 * 3600))
 
+    def test_shortened(self) -> None:
+        """Which role has a login end sooner than it was asked to."""
+        self.assertNotIn("Shortened", self.login())
+        self.cluster.shortened = 'role "dev" allows 1h0m0s (max_session_ttl)'
+        self.assertIn('\n  Shortened:    role "dev" allows 1h0m0s (max_session_ttl)\n', self.login())
+
     def test_profile_is_yaml(self) -> None:
         """Any YAML reader takes the profile."""
         self.login()

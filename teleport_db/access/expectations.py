@@ -230,8 +230,9 @@ def _values(key: str, field: Field) -> tuple[str, ...]:
         found = tuple(item.network() for item in field.items())
         if any("/" in address for address in found):
             raise field.error("one client has an address, not a network")
-    elif key == "replication" and field.value != LOGICAL:
-        found = (PHYSICAL,) if field.boolean() else ("",)
+    elif key == "replication":
+        kinds = {True: PHYSICAL, False: ""}
+        found = tuple(LOGICAL if item.value == LOGICAL else kinds[item.boolean()] for item in field.items())
     else:
         found = field.texts()
     if not found:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from teleport_db.access import builtin_roles
 from teleport_db.access.expectations import Suite, add_document
 from teleport_db.config import load_documents
 from teleport_db.errors import ConfigError
@@ -160,3 +163,18 @@ class RefusalTests(SynchronousTestCase):
             error = self.assertRaises(ConfigError, suite, text)
             self.assertIn("f.yaml:", str(error))
             self.assertIn(expected, str(error))
+
+
+class ExampleTests(SynchronousTestCase):
+    """The examples of the documentation."""
+
+    def test_examples(self) -> None:
+        """All of them hold, and they need no cluster; every role and user of theirs is there for something."""
+        file = Path(__file__).parent.parent.parent / "docs/examples/access.yaml"
+        made = suite(file.read_text())
+        self.assertEqual((made.unknown_users(), made.unknown_databases(), made.unknown_roles()), ([], [], []))
+        self.assertEqual([str(outcome) for outcome in made.run() if not outcome.holds], [])
+        self.assertGreater(len(made.expectations), 60)
+        self.assertEqual({one.asked["user"] for one in made.expectations}, set(made.users))
+        self.assertEqual({name for user in made.users.values() for name in user.roles}, set(made.roles))
+        self.assertEqual(made.roles["access"].allow, builtin_roles()["access"].allow)

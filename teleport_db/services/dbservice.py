@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, re
         in_thread=in_thread,
         clock=reactor,
     )
+    # Kept, because an endpoint remembers which address of a name answers.
+    dialled = lru_cache(maxsize=1024)(partial(connector, reactor))
     contexts: dict[int, HostContexts] = {}
 
     def current() -> HostContexts:
@@ -71,7 +74,7 @@ def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, re
         host_ca=lambda: host.credentials.host_ca,
         user_ca=lambda: host.credentials.user_ca,
         proxies=[connector(reactor, *address) for address in proxies],
-        dial=lambda database: connector(reactor, database.uri.host, database.uri.port),
+        dial=lambda database: dialled(database.uri.host, database.uri.port),
         credentials=lambda api: ByKind(
             CertificateCredentials(api.call, clock=reactor, read_file=read_file),
             AmazonCredentials(in_thread=in_thread, read_file=read_file, bundles=bundles, clock=reactor),
@@ -94,4 +97,5 @@ def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, re
         kept=Kept(os.path.join(config.teleport.data_dir, "policy"), in_thread=in_thread)
         if config.db.auth_away == BEST_EFFORT
         else None,
+        audit=config.db.audit,
     )

@@ -501,6 +501,7 @@ class AgentRig:
             clock=cluster.clock,
             new_uid=lambda: f"uid-{next(numbers)}",
             sessions_of=lambda user: sum(session.user == user for session in self.sessions),
+            monotonic=cluster.clock.seconds,
         )
         self.pair = agent_pair(name, False, scope)
         self.tunnel = self._tunnel()

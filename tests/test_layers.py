@@ -33,6 +33,7 @@ FLOORS = {
     "audit": 2,
     "audit.__init__": 1,  # runs before audit.events does
     "audit.events": 1,
+    "audit.executions": 1,
     "audit.codes": 1,
     "audit.redaction": 1,
     "certs": 2,

@@ -16,17 +16,15 @@ from __future__ import annotations
 import json
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quote
-from typing import Any, Final, NoReturn
+from typing import Any
 
 from teleport_db.audit.codes import CODES, FAILURE_CODES
 from teleport_db.audit.redaction import STARS, PartRedaction, redact
+from teleport_db.pgwire.values import readable
 
 __all__ = ["CODES", "FAILURE_CODES", "EncodedEvent", "SessionEvents", "encode", "make_event", "timestamp"]
-
-#: Named statements with a password that are remembered for a session; above that all parameters are redacted.
-MAX_SENSITIVE: Final = 1000
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _second = (0, "1970-01-01T00:00:00.")
@@ -44,22 +42,33 @@ def timestamp(now: float) -> str:
     return f"{text}{thousandths - seconds * 1000:03d}Z"
 
 
-class EncodedEvent(dict[str, Any]):
-    """An event whose JSON is made already; it cannot be changed, because the JSON would not be."""
+class EncodedEvent(Mapping[str, Any]):
+    """An event as its JSON; read as a mapping it is decoded, once."""
 
-    __slots__ = ("json",)
+    __slots__ = ("_fields", "json")
 
-    def __init__(self, fields: dict[str, Any], encoded: str) -> None:
-        super().__init__(fields)
+    def __init__(self, encoded: str) -> None:
         self.json = encoded
+        self._fields: dict[str, Any] | None = None
 
-    def _frozen(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError("an event that was made is not changed; make a dict of it")
+    @property
+    def _decoded(self) -> dict[str, Any]:
+        if self._fields is None:
+            self._fields = json.loads(self.json)
+        assert self._fields is not None
+        return self._fields
 
-    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = setdefault = _frozen
+    def __getitem__(self, name: str) -> Any:
+        return self._decoded[name]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return EncodedEvent, (dict(self), self.json)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._decoded)
+
+    def __len__(self) -> int:
+        return len(self._decoded)
+
+    def __repr__(self) -> str:
+        return f"EncodedEvent({self.json!r})"
 
 
 def encode(event: Mapping[str, Any]) -> str:
@@ -107,7 +116,7 @@ class SessionEvents:
         db_user: str,
         new_uid: Callable[[], str],
     ) -> None:
-        self._shared: dict[str, Any] = {
+        shared = {
             "cluster_name": cluster_name,
             "user": user,
             "sid": sid,
@@ -118,28 +127,23 @@ class SessionEvents:
             "db_user": db_user,
             "server_id": server_id,
         }
-        self._tail = "," + _encode(self._shared)[1:]
+        self._tail = "," + _encode(shared)[1:]
         self._new_uid = new_uid
         self._next = 0
-        self._sensitive: set[bytes] = set()
         self._redaction = PartRedaction()
         self._named = False  # the name in a Parse that comes in parts is whole
-        self._secret_bind = False
-        self._part_name = b""
 
     def _event(self, now: float, event: str, code: str, fields: dict[str, Any]) -> EncodedEvent:
-        made = {
-            "ei": self._next,
-            "event": event,
-            "uid": self._new_uid(),
-            "code": code,
-            "time": timestamp(now),
-            **fields,
-        }
-        self._next += 1
-        encoded = _encode(made)[:-1] + self._tail
-        made.update(self._shared)
-        return EncodedEvent(made, encoded)
+        return EncodedEvent(self._begin(now, event, code) + _encode(fields)[1:-1] + self._tail)
+
+    def _begin(self, now: float, event: str, code: str) -> str:
+        """The next event's JSON up to its own fields; ``_tail`` follows behind those."""
+        number = self._next
+        self._next = number + 1
+        return (
+            f'{{"ei":{number},"event":"{event}","uid":{quote(self._new_uid())},"code":"{code}",'
+            f'"time":"{timestamp(now)}",'
+        )
 
     def start(
         self,
@@ -182,52 +186,6 @@ class SessionEvents:
         """The event made last could not be appended: its number goes to the next."""
         self._next -= 1
 
-    def query(self, now: float, sql: bytes) -> EncodedEvent:
-        """SQL goes to the database, by the simple protocol."""
-        if b"password" in sql.lower():
-            sql = redact(sql)
-        try:
-            text = sql.decode()
-        except UnicodeDecodeError:
-            return self._event(now, "db.session.query", "TDB02I", _text_fields("db_query", sql))
-        # What _event does, once more without its generality: this is most of what sessions do.
-        number, uid, moment = self._next, self._new_uid(), timestamp(now)
-        self._next = number + 1
-        made = {
-            "ei": number,
-            "event": "db.session.query",
-            "uid": uid,
-            "code": "TDB02I",
-            "time": moment,
-            "db_query": text,
-            **self._shared,
-        }
-        return EncodedEvent(
-            made,
-            f'{{"ei":{number},"event":"db.session.query","uid":{quote(uid)},"code":"TDB02I",'
-            f'"time":"{moment}","db_query":{quote(text)}{self._tail}',
-        )
-
-    def result(
-        self,
-        now: float,
-        *,
-        success: bool,
-        affected_records: int = 0,
-        duration: float = 0.0,
-        size: int = 0,
-        sqlstate: str = "",
-        error: str = "",
-    ) -> EncodedEvent:
-        """What came of a statement; ``duration`` in seconds, ``size`` in bytes."""
-        fields: dict[str, Any] = {"success": success, "affected_records": affected_records}
-        fields["duration_ms"], fields["bytes"] = round(duration * 1000, 3), size
-        if sqlstate:
-            fields["sqlstate"] = sqlstate
-        if error:
-            fields["error"] = error
-        return self._event(now, "db.session.result", "TDB10I", fields)
-
     def malformed(self, now: float, payload: bytes) -> EncodedEvent:
         """A message that is none of PostgreSQL's; the session ends."""
         return self._event(now, "db.session.malformed_packet", "TDB06I", {"payload": b64encode(payload).decode()})
@@ -236,81 +194,71 @@ class SessionEvents:
         """Somebody with the session's key asks to cancel what it is running; ``host:port`` of who."""
         return self._event(now, "db.session.cancel", CODES["db.session.cancel"], {"addr.remote": client_address})
 
-    def statement(self, now: float, statement: Any) -> EncodedEvent:
-        """Any audited message of :mod:`teleport_db.pgwire.frontend`, before it goes on."""
-        if type(statement).__name__ == "Query":
-            return self.query(now, statement.sql)
+    def message(
+        self, now: float, statement: Any, *, number: int = 0, secret: bool = False, parameters: bool = True
+    ) -> EncodedEvent:
+        """An audited message of :mod:`teleport_db.pgwire.frontend` on its own, before it goes on.
+
+        :param number: the statement id that others refer to it by.
+        :param secret: its parameters may be passwords.
+        :param parameters: whether they are recorded at all.
+        """
         event, fields = _FORMS[type(statement).__name__](self, statement)
-        return self._event(now, event, CODES[event], fields)
+        values = "function_args" if event.endswith("function") else "parameters"
+        if values in fields:
+            if not parameters:
+                fields = {name: value for name, value in fields.items() if not name.startswith(values)}
+            elif secret:
+                fields[values] = [None if value is None else STARS.decode() for value in fields[values]]
+                fields.pop(values + "_base64", None)
+        elif "data" in fields and (secret or not parameters):
+            fields.pop("data_base64", None)
+            fields["data"] = STARS.decode()
+        return self._event(now, event, CODES[event], {"statement_id": number, **fields} if number else fields)
 
     def _parse(self, statement: Any) -> tuple[str, dict[str, Any]]:
-        self._remember(statement.name, b"password" in statement.sql.lower())
-        fields = _text_fields("statement_name", statement.name)
-        fields |= _text_fields("query", redact(statement.sql))
+        fields = text_fields("statement_name", statement.name)
+        fields |= text_fields("query", redact(statement.sql))
         return "db.session.postgres.statements.parse", fields
 
     def _bind(self, statement: Any) -> tuple[str, dict[str, Any]]:
-        fields = _text_fields("portal_name", statement.portal) | _text_fields("statement_name", statement.statement)
-        if self._is_sensitive(statement.statement):
-            fields["parameters"] = [None if value is None else "***" for value in statement.parameters]
-        else:
-            fields |= _list_fields("parameters", statement.parameters, statement.formats)
+        fields = text_fields("portal_name", statement.portal) | text_fields("statement_name", statement.statement)
+        fields |= list_fields("parameters", statement.parameters, statement.formats)
         return "db.session.postgres.statements.bind", fields
 
     def _execute(self, statement: Any) -> tuple[str, dict[str, Any]]:
-        fields = _text_fields("portal_name", statement.portal)
+        fields = text_fields("portal_name", statement.portal)
         if statement.limit:
             fields["row_limit"] = statement.limit
         return "db.session.postgres.statements.execute", fields
 
     def _close(self, statement: Any) -> tuple[str, dict[str, Any]]:
-        if statement.kind == b"P":
-            return "db.session.postgres.statements.close", _text_fields("portal_name", statement.name)
-        self._sensitive.discard(statement.name)
-        return "db.session.postgres.statements.close", _text_fields("statement_name", statement.name)
+        name = "portal_name" if statement.kind == b"P" else "statement_name"
+        return "db.session.postgres.statements.close", text_fields(name, statement.name)
 
     def _function(self, statement: Any) -> tuple[str, dict[str, Any]]:
         fields: dict[str, Any] = {"function_oid": statement.oid}
-        return "db.session.postgres.function", fields | _list_fields("function_args", statement.arguments)
+        fields |= list_fields("function_args", statement.arguments, statement.formats)
+        return "db.session.postgres.function", fields
 
     def _part(self, part: Any) -> tuple[str, dict[str, Any]]:
         """A piece of a message of more than 64 KiB: ``part`` counts from 0, the last says how long all are."""
         if part.number == 0:
             self._redaction, self._named = PartRedaction(), False
-            self._secret_bind = part.kind == "Bind" and self._is_sensitive(_second_name(part.data))
         data, field = part.data, "data"
         fields: dict[str, Any] = {"part": part.number, "last_part": part.last}
         if part.kind == "Parse" and not self._named:
             # Not to be read as SQL: a name could open a literal.
             name, nul, data = data.partition(b"\0")
             self._named = bool(nul)
-            fields |= _text_fields("statement_name", name)
-            self._part_name = name
-        if part.kind == "Parse" and b"password" in data.lower():
-            self._remember(self._part_name, True)
+            fields |= text_fields("statement_name", name)
         if part.kind in ("Query", "Parse"):
             data = self._redaction.feed(data, final=part.last)
             field = "db_query" if part.kind == "Query" else "query"
-        elif self._secret_bind:
-            data = STARS
-        fields |= _text_fields(field, data)
+        fields |= text_fields(field, data)
         if part.last:
             fields |= {"total_length": part.total_length, "sha256": part.sha256}
         return _PART_EVENTS[part.kind], fields
-
-    def _remember(self, name: bytes, sensitive: bool) -> None:
-        """Which statements' parameters may be passwords.
-
-        A name stays so until it is closed: the server refuses to prepare it again, and runs the first.
-        """
-        if sensitive:
-            if len(self._sensitive) <= MAX_SENSITIVE:
-                self._sensitive.add(name)
-        elif not name:
-            self._sensitive.discard(name)
-
-    def _is_sensitive(self, name: bytes) -> bool:
-        return name in self._sensitive or len(self._sensitive) > MAX_SENSITIVE
 
 
 _FORMS: dict[str, Callable[[SessionEvents, Any], tuple[str, dict[str, Any]]]] = {
@@ -330,13 +278,7 @@ _PART_EVENTS = {
 }
 
 
-def _second_name(body: bytes) -> bytes:
-    """The statement's name in the beginning of a Bind's body."""
-    names = body.split(b"\0", 2)
-    return names[1] if len(names) > 1 else b""
-
-
-def _text_fields(name: str, data: bytes) -> dict[str, Any]:
+def text_fields(name: str, data: bytes) -> dict[str, Any]:
     """``name`` with the text, and where it is not UTF-8 ``name_base64`` with every byte."""
     try:
         return {name: data.decode()}
@@ -344,8 +286,14 @@ def _text_fields(name: str, data: bytes) -> dict[str, Any]:
         return {name: data.decode(errors="replace"), f"{name}_base64": b64encode(data).decode()}
 
 
-def _list_fields(name: str, values: Sequence[bytes | None], formats: Sequence[int] = ()) -> dict[str, Any]:
-    """``name`` with texts and nulls, and ``name_base64`` with what is binary or no UTF-8, by index."""
+def list_fields(
+    name: str, values: Sequence[bytes | None], formats: Sequence[int] = (), types: Sequence[int] = ()
+) -> dict[str, Any]:
+    """``name`` with texts and nulls, and ``name_base64`` with what cannot be shown as text, by index.
+
+    :param formats: of the values, as in a Bind.
+    :param types: OIDs, as far as they are known; binary values of common types are shown as PostgreSQL shows them.
+    """
     texts: list[str | None] = []
     binary: dict[str, str] = {}
     for index, value in enumerate(values):
@@ -354,10 +302,8 @@ def _list_fields(name: str, values: Sequence[bytes | None], formats: Sequence[in
             continue
         format_code = formats[index] if index < len(formats) > 1 else formats[0] if len(formats) == 1 else 0
         try:
-            if format_code:
-                raise UnicodeDecodeError("binary", b"", 0, 0, "")
-            texts.append(value.decode())
-        except UnicodeDecodeError:
+            texts.append(readable(value, types[index] if index < len(types) else 0) if format_code else value.decode())
+        except ValueError:
             texts.append("")
             binary[str(index)] = b64encode(value).decode()
     return {name: texts, f"{name}_base64": binary} if binary else {name: texts}

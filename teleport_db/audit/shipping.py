@@ -18,6 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succ
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from teleport_db.audit.commits import GroupCommit
 from teleport_db.audit.spool import Spool
 from teleport_db.errors import AuditUnavailable
 
@@ -43,7 +44,8 @@ class Shipper:
         auth server.
     :param clock: for gathering and for retries.
     :param batch: events at most.
-    :param in_thread: where the spool is synced.
+    :param commits: syncs the spool, for others too; without it one is made.
+    :param in_thread: where that one does.
     :param random: between 0 and 1.
     """
 
@@ -56,11 +58,13 @@ class Shipper:
         *,
         clock: IReactorTime,
         batch: int = 500,
+        commits: GroupCommit | None = None,
         in_thread: ThreadHook = inline,
         random: Callable[[], float] = _random.random,
     ) -> None:
         self._spool, self._send, self._clock, self._batch = spool, send, clock, batch
-        self._in_thread, self._random = in_thread, random
+        self._commits = commits or GroupCommit(spool, in_thread)
+        self._random = random
         self._running = False
         self._failures = 0
         self._timer: IDelayedCall | None = None
@@ -129,7 +133,7 @@ class Shipper:
 
     async def _one_round(self) -> None:
         try:
-            await self._sync()
+            await self._commits.sync()
             events = self._spool.read(self._spool.acknowledged, self._batch)
             if events:
                 acknowledged = await self._send(events)
@@ -147,13 +151,3 @@ class Shipper:
                 detail=getattr(error, "detail", ""),
                 pending=self._spool.pending,
             )
-
-    async def _sync(self) -> None:
-        if self._spool.synced == self._spool.last:
-            return
-        try:
-            number = await self._in_thread(self._spool.begin_sync())
-        except OSError as error:
-            self._spool.failed(error)
-            raise
-        self._spool.end_sync(number)

@@ -278,6 +278,19 @@ class ProxyService:
 
 
 @attrs.frozen
+class AuditSettings:
+    """What an agent records of statements, and how.
+
+    :param durability: ``write`` has a record with the operating system before its statement runs, ``fsync`` on the
+        disk.
+    :param statement_messages: each Parse, Bind, Execute and Close gets an event of its own as well.
+    """
+
+    durability: str = "write"
+    statement_messages: bool = False
+
+
+@attrs.frozen
 class DatabaseService:
     """The section ``db_service``.
 
@@ -286,6 +299,7 @@ class DatabaseService:
     :param auth_away: ``best_effort`` lets new sessions in while auth is away, ``strict`` none.
     :param auth_away_max_age: seconds that may have passed since auth was heard of.
     :param aws: where to look for more databases.
+    :param audit: what is recorded of statements.
     :param rds_ca_url: what takes the place of Amazon's own for the bundles of its authorities.
     """
 
@@ -297,6 +311,7 @@ class DatabaseService:
     auth_away_max_age: float = 3600.0
     aws: tuple[AmazonDiscovery, ...] = ()
     rds_ca_url: str = ""
+    audit: AuditSettings = AuditSettings()
 
 
 @attrs.frozen

@@ -24,6 +24,7 @@ from teleport_db.config.model import (
     Address,
     Amazon,
     AuditFiles,
+    AuditSettings,
     Authentication,
     AuthService,
     Config,
@@ -292,6 +293,10 @@ _SECTIONS: dict[str, Reader[Any]] = {
             "auth_away_max_age": scalar(parse_duration),
             "aws": listed(amazon_discovery),
             "rds_ca_url": ca_url,
+            "audit": section(
+                AuditSettings,
+                {"durability": scalar(choice(same("write", "fsync"))), "statement_messages": scalar(boolean)},
+            ),
         },
         later=later.DB,
     ),

@@ -29,10 +29,11 @@ from twisted.python.failure import Failure
 
 from teleport_db.api.client import APIClient
 from teleport_db.api.sending import sender
+from teleport_db.audit.commits import GroupCommit
 from teleport_db.audit.shipping import Shipper, ThreadHook
 from teleport_db.audit.spool import Spool
 from teleport_db.audit.uids import uid_source
-from teleport_db.config.model import Database
+from teleport_db.config.model import AuditSettings, Database
 from teleport_db.db.away import BEST_EFFORT, AuthAway, Kept
 from teleport_db.db.knowledge import Knowledge
 from teleport_db.db.labels import Run
@@ -50,6 +51,9 @@ from teleport_db.tunnel.header import CancelHeader, SessionHeader
 from teleport_db.tunnel.protocol import TunnelProtocol
 
 log = Logger()
+
+#: What is recorded unless the configuration says otherwise.
+RECORDED = AuditSettings()
 
 #: Seconds between two announcements of presence; auth forgets an agent after three of them.
 PRESENCE_SECONDS = 15.0
@@ -92,6 +96,7 @@ class Agent(MultiService):
     :param credentials: made with the agent's API client, so given as a function of it.
     :param run: runs the command of a dynamic label.
     :param in_thread: where the spool is synced.
+    :param audit: what is recorded of statements.
     :param wanted: which of the cluster's databases are served beside those of ``databases``.
     :param away: what holds while auth is away; best effort for an hour unless given.
     :param kept: where what is known is kept for the next start; nowhere when None.
@@ -117,6 +122,7 @@ class Agent(MultiService):
         wanted: Wanted | None = None,
         away: AuthAway | None = None,
         kept: Kept | None = None,
+        audit: AuditSettings = RECORDED,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._wanted = wanted or Wanted()
@@ -150,7 +156,8 @@ class Agent(MultiService):
             uniform=uniform,
         )
         self.policy = self._knowledge.policy
-        self._shipper = Shipper(spool, sender(self.api.call, lambda: host_id), clock=reactor, in_thread=in_thread)
+        commits = GroupCommit(spool, in_thread)
+        self._shipper = Shipper(spool, sender(self.api.call, lambda: host_id), clock=reactor, commits=commits)
         self._presence = LoopingCall(self._announce)
         self._presence.clock = reactor
         self._soon: IDelayedCall | None = None
@@ -169,6 +176,8 @@ class Agent(MultiService):
             new_uid=uid_source(),
             sessions_of=self._sessions_of,
             policy_age=self._away.check,
+            audit=audit,
+            synced=commits.synced,
         )
         check = proxies_only(host_ca, reactor, lambda name: self.policy.check_host(name, reactor.seconds()))
         incoming = Factory.forProtocol(

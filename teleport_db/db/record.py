@@ -3,23 +3,27 @@
 ::
 
     start(success) | failure             ei 0
-    statements, cancels, malformed ...   ei 1, 2, ...   a number that was not written goes to the next event
+    statements and what came of them,
+    cancels, malformed messages          ei 1, 2, ...   a number that was not written goes to the next event
     end                                  after a successful start only
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from teleport_db.audit.events import SessionEvents
+from teleport_db.audit.events import EncodedEvent
+from teleport_db.audit.executions import ExecutionEvents
 from teleport_db.config.model import Database
 from teleport_db.errors import AuditUnavailable
 from teleport_db.identity import Identity
-from teleport_db.pgwire.frontend import Statement
+from teleport_db.pgwire.executions import Executions
+from teleport_db.pgwire.prepared import CommitFailed, Execution
 from teleport_db.pgwire.startup import StartupMessage
 
 log = Logger()
@@ -58,13 +62,17 @@ class SessionRecord:
         server_id: str,
         sid: str,
         client_address: str,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._append = append
+        self._monotonic = monotonic
+        self._finished = 0.0
+        self._parameters = True
         self._clock = clock
         self._new_uid = new_uid
         self._cluster, self._server_id = cluster, server_id
         self._sid, self._client_address = sid, client_address
-        self._made: SessionEvents | None = None
+        self._made: ExecutionEvents | None = None
 
     @property
     def service(self) -> str:
@@ -72,11 +80,11 @@ class SessionRecord:
         return self.database.name if self.database else ""
 
     @property
-    def _events(self) -> SessionEvents:
+    def _events(self) -> ExecutionEvents:
         """Makes the events; first asked for when all that they say is known."""
         if self._made is None:
             identity, message, database = self.identity, self.message, self.database
-            self._made = SessionEvents(
+            self._made = ExecutionEvents(
                 cluster_name=self._cluster,
                 server_id=self._server_id,
                 sid=self._sid,
@@ -88,6 +96,7 @@ class SessionRecord:
                 db_user=message.user if message else "",
                 new_uid=self._new_uid,
             )
+            self._made.parameters = self._parameters
         return self._made
 
     def _write(self, made: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
@@ -98,10 +107,12 @@ class SessionRecord:
                 self._events.withdraw()
             raise
 
-    def _write_last(self, made: Mapping[str, Any]) -> None:
+    def _write_last(self, *made: Mapping[str, Any]) -> None:
         """For what ends a session anyway: a spool that cannot be written is logged, nothing runs for it."""
+        if not made:
+            return
         try:
-            self._write([made], closing=True)
+            self._write(made, closing=True)
         except AuditUnavailable as error:
             log.error("an event of session {id} was not recorded: {detail}", id=self._sid, detail=error.detail)
 
@@ -127,11 +138,56 @@ class SessionRecord:
             **more,
         )
 
-    def statements(self, statements: Sequence[Statement]) -> None:
-        """The client's statements, before they go on; AuditUnavailable when they must not."""
-        now = self._clock.seconds()
-        make = self._events.statement
-        self._write([make(now, statement) for statement in statements])
+    def record_parameters(self, wanted: bool) -> None:
+        """Whether values that statements are given are recorded, from now on."""
+        self._parameters = wanted
+        if self._made is not None:
+            self._made.parameters = wanted
+
+    def statements(self, executions: Executions) -> None:
+        """Write what runs, before it goes on, and what came of others; AuditUnavailable when nothing must go on."""
+        made = executions.made
+        events = self._statements(executions)
+        if not events:
+            return
+        try:
+            self._write(events)
+        except BaseException:
+            for one in made:
+                if isinstance(one, Execution):
+                    one.id = 0  # it does not run, so nothing will come of it
+            raise
+
+    def _statements(self, executions: Executions) -> list[EncodedEvent]:
+        now, moment, events = self._clock.seconds(), self._monotonic(), self._events
+        found = []
+        for made in executions.made:
+            if isinstance(made, Execution):
+                made.started = moment
+                if made.whole:
+                    found.append(events.execution(now, made))
+                made.sql = made.portal = made.function = None  # it may be long until it is done
+            else:
+                found.append(events.recorded(now, made))
+        executions.made = []
+        for done in executions.done:
+            if isinstance(done, Execution):
+                if not done.id:
+                    continue
+                # In a pipeline one begins when the one before it is done.
+                began = moment if done.skipped else max(done.started, self._finished)
+                found.append(events.outcome(now, done, moment - began))
+                self._finished = moment
+            elif isinstance(done, CommitFailed):
+                found.append(events.commit_failed(now, done))
+            else:
+                found.append(events.refused(now, done))
+        executions.done = []
+        return found
+
+    def lost(self, executions: Executions) -> None:
+        """The session is over: write what is left to say of its statements."""
+        self._write_last(*self._statements(executions))
 
     def malformed(self, payload: bytes) -> None:
         """A message that is none of PostgreSQL's."""

@@ -33,7 +33,7 @@ from teleport_db.config.model import Database
 from teleport_db.db.backend import LOGIN_SECONDS, Backend, DatabaseRefused, LoggedIn, open_backend, send_cancel
 from teleport_db.db.limits import SessionLimits, certificate_end, check_present
 from teleport_db.db.record import SessionRecord
-from teleport_db.db.relay import BackendRelay, FrontendRelay
+from teleport_db.db.relay import BackendRelay, FrontendRelay, Gate
 from teleport_db.db.surroundings import Served, Surroundings
 from teleport_db.errors import (
     AccessDenied,
@@ -47,6 +47,7 @@ from teleport_db.errors import (
 from teleport_db.identity import Identity
 from teleport_db.interfaces import Credentials
 from teleport_db.net.pace import Pace
+from teleport_db.pgwire.executions import Executions
 from teleport_db.pgwire.frontend import MalformedMessage
 from teleport_db.pgwire.messages import error_for
 from teleport_db.pgwire.startup import Opening, Startup, StartupMessage
@@ -89,7 +90,9 @@ class Session:
             server_id=around.server_id,
             sid=header.session_id,
             client_address=header.client_address,
+            monotonic=around.monotonic,
         )
+        self._executions = Executions(messages=around.audit.statement_messages)
         self._backend: Backend | None = None
         self._credentials: Credentials | None = None
         self._running: Deferred[None] | None = None
@@ -197,6 +200,7 @@ class Session:
             self._limits = SessionLimits(options, self._valid_until(), now)
         else:
             self._limits.options = options
+        self._record.record_parameters(options.record_parameters)
         most = options.max_db_connections
         if most and not self._started and self._around.sessions_of(self.user) > most:
             raise LimitExceeded(
@@ -276,11 +280,26 @@ class Session:
         )
         backend: Any = self._backend.transport
         self._transport.write(logged_in.greeting)
-        relay = self._relay = FrontendRelay(record=self._record.statements, forward=backend.write, failed=self._fail)
+        gate = Gate(self._transport)
+        relay = self._relay = FrontendRelay(
+            self._executions,
+            record=self._record_statements,
+            forward=backend.write,
+            failed=self._fail,
+            shut=gate.shut,
+            durable=self._durable,
+            synced=self._around.synced,
+        )
         self._receiver = relay.receive
         self._transport.registerProducer(Pace(backend), True)
-        backend.registerProducer(Pace(self._transport), True)
-        self._relayed = BackendRelay(self._transport.write, lambda: relay.rounds)
+        backend.registerProducer(gate, True)
+        self._relayed = BackendRelay(
+            self._executions,
+            record=self._record_statements,
+            forward=self._transport.write,
+            failed=self._fail,
+            answered=relay.go_on,
+        )
         self._backend.relay(self._relayed.receive, self._backend_lost)
         early, self._early = b"".join(self._early), []
         if early and not self._over:
@@ -289,6 +308,14 @@ class Session:
             if self._done:
                 self._pass_end_on()
             self._transport.resumeProducing()
+
+    def _record_statements(self) -> None:
+        self._record.statements(self._executions)
+
+    def _durable(self) -> bool:
+        """Whether a statement waits until its record is on the disk: the agent's setting, or a role's."""
+        assert self._limits is not None
+        return self._around.audit.durability == "fsync" or self._limits.options.record_session == "strict"
 
     # While it runs.
 
@@ -408,6 +435,10 @@ class Session:
             self._pass_end_on()
 
     def _pass_end_on(self) -> None:
+        assert self._relay is not None
+        self._relay.end(self._half_close)
+
+    def _half_close(self) -> None:
         assert self._backend is not None
         backend: Any = self._backend.transport
         backend.unregisterProducer()
@@ -442,6 +473,10 @@ class Session:
         self._receiver = self._drop
         self._early.clear()
         if self._started:
+            if self._relay is not None and self._relayed is not None:
+                self._relay.stop()
+                self._relayed.lost()
+                self._record.lost(self._executions)
             self._record.end(reason)
         for waiting in (self._running, self._cancelling):
             if waiting is not None:

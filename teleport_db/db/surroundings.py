@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 
 import attrs
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
+from teleport_db.audit.commits import Told
 from teleport_db.certs.tls import peer_identity
-from teleport_db.config.model import Database
+from teleport_db.config.model import AuditSettings, Database
 from teleport_db.db.policy import Policy
 from teleport_db.db.record import Append
 from teleport_db.errors import AuthenticationFailed, NoSuchDatabase
@@ -35,6 +37,8 @@ class Surroundings:
     :param user_ca: gives the user CA's certificate, PEM.
     :param policy_age: how old what is known of the cluster is, in seconds, None while auth is there; AgentOffline
         when nobody new may be let in by it.
+    :param synced: calls its argument when all that was appended is on the disk.
+    :param monotonic: seconds of a clock that nobody sets.
     :param sessions_of: how many sessions of a user there are at this agent, those being opened included.
     """
 
@@ -50,6 +54,9 @@ class Surroundings:
     new_uid: Callable[[], str]
     sessions_of: Callable[[str], int]
     policy_age: Callable[[], float | None] = lambda: None
+    audit: AuditSettings = attrs.field(factory=AuditSettings)
+    synced: Callable[[Told], None] = lambda told: told(None)
+    monotonic: Callable[[], float] = time.monotonic
 
     def identify(self, certificate: bytes) -> Identity:
         """Whose session it is, by the client's certificate (DER) alone.

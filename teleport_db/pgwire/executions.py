@@ -74,16 +74,21 @@ Made = Execution | Recorded
 class Executions(Outcomes):
     """The book-keeping of one session.
 
+    :param messages: every message that is part of an execution is to be recorded on its own as well.
     :ivar made: what is to be recorded before bytes go on to the database; whoever records takes it out.
     :ivar last_id: the statement id that was given last.
     """
 
-    __slots__ = ("_cursors_from", "_end", "_ended", "_large", "_secret_names", "_statements_from", "last_id", "made")
+    __slots__ = (
+        *("_cursors_from", "_end", "_ended", "_large", "_messages", "_secret_names", "_statements_from"),
+        *("last_id", "made"),
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, messages: bool = False) -> None:
         super().__init__()
         self.made: list[Made] = []
         self.last_id = 0
+        self._messages = messages
         self._statements_from = self._cursors_from = 0  # names from before these ids are doubtful
         self._secret_names = False  # SQL has prepared something that speaks of a password
         self._large: Large | None = None
@@ -144,19 +149,24 @@ class Executions(Outcomes):
 
     def _parse(self, message: Parse) -> None:
         prepared, kept = self.names.parse(message, self.last_id)
+        if self._messages:
+            self.made.append(Recorded(message, 0))
         if not kept:
             prepared = self._recorded(message.name, prepared)
         self.owed.append(self.names.prepare(message.name, prepared))
 
     def _bind(self, message: Bind) -> None:
         portal, kept = self.names.bind(message, self.last_id)
+        portal.secret = self._is_secret(portal.prepared)
+        if self._messages:
+            self.made.append(Recorded(message, 0, portal.secret))
         if not kept:
             prepared = portal.prepared
             portal.number, portal.bind, portal.cost = self._number(), None, 0
-            self.made.append(Recorded(message, portal.number, self._is_secret(prepared)))
+            self.made.append(Recorded(message, portal.number, portal.secret))
             if prepared is not None and prepared.sql is not None:
                 portal.prepared = self._recorded(portal.statement, prepared)
-        self.owed.append(self.names.open(message.portal, portal))
+        self.owed.append(self.names.portal_from(message.portal, portal))
 
     def _recorded(self, name: bytes, prepared: Prepared) -> Prepared:
         """The same statement, its text in the log instead of here."""
@@ -171,6 +181,8 @@ class Executions(Outcomes):
 
     def _execute(self, message: Execute) -> None:
         portal = self.names.portal(message.portal)
+        if self._messages:
+            self.made.append(Recorded(message, 0))
         made = self._execution(EXECUTE)
         made.portal, made.portal_name, made.limit = portal, message.portal[:NAME_SIZE], message.limit
         if portal is None:
@@ -191,9 +203,13 @@ class Executions(Outcomes):
             made.deallocates = deallocated(prepared.sql)
 
     def _function(self, message: FunctionCall) -> None:
+        if self._messages:
+            self.made.append(Recorded(message, 0))
         self._execution(FUNCTION).function = message
 
     def _close(self, message: Close) -> None:
+        if self._messages:
+            self.made.append(Recorded(message, 0))
         self.owed.append(self.names.close(message.kind, message.name))
 
     def _describe(self, message: Describe) -> None:
@@ -259,7 +275,7 @@ class Executions(Outcomes):
         elif part.kind == "Bind":
             portal = Portal(large.prepared, large.statement, None, self.last_id)
             portal.number = large.number
-            self.owed.append(self.names.open(large.name, portal))
+            self.owed.append(self.names.portal_from(large.name, portal))
         else:
             prepared = Prepared(None, (), self.last_id, lowered=b" ".join(sorted(large.words)))
             prepared.number, prepared.length, prepared.sha256 = large.number, part.total_length, part.sha256

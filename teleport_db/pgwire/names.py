@@ -15,7 +15,7 @@ from teleport_db.pgwire.statements import Bind, Parse
 #: Bytes of texts and parameters that a session keeps.
 MAX_HELD: Final = 4 << 20
 #: Names of statements, and of portals, that a session keeps.
-MAX_NAMES: Final = 10_000
+MAX_NAMES: Final = 4000
 
 
 class MustWait(Exception):
@@ -152,7 +152,7 @@ class Names:
         """A Parse goes on."""
         return self.statements.send(PARSE, self.batch, name[:NAME_SIZE], prepared, prepared.cost)
 
-    def open(self, name: bytes, portal: Portal) -> Owed:
+    def portal_from(self, name: bytes, portal: Portal) -> Owed:
         """A Bind goes on."""
         return self.portals.send(BIND, self.batch, name[:NAME_SIZE], portal, portal.cost)
 

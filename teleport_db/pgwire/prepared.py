@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import Final
 
-from teleport_db.pgwire.statements import Bind, FunctionCall, StatementPart
+from teleport_db.pgwire.statements import Bind, FunctionCall, Statement
 
 #: PostgreSQL compares names of statements and portals up to here (NAMEDATALEN - 1).
 NAME_SIZE: Final = 63
@@ -36,9 +36,22 @@ class Prepared:
     :ivar since: the last statement id that was given before it.
     :ivar sensitive: it speaks of a password, so its parameters may be one.
     :ivar used: an execution of it is in the log.
+    :ivar encoded: for whoever records it, a place for what is the same each time.
     """
 
-    __slots__ = ("_words", "cost", "length", "number", "sensitive", "sha256", "since", "sql", "types", "used")
+    __slots__ = (
+        "_words",
+        "cost",
+        "encoded",
+        "length",
+        "number",
+        "sensitive",
+        "sha256",
+        "since",
+        "sql",
+        "types",
+        "used",
+    )
 
     def __init__(self, sql: bytes | None, types: tuple[int, ...], since: int, *, lowered: bytes | None = None) -> None:
         self.sql = sql
@@ -52,6 +65,7 @@ class Prepared:
         self.length = 0
         self.sha256 = ""
         self.used = False
+        self.encoded: str | None = None
         self._words: tuple[bool, bool] | None = None
         if b"prepare" not in lowered and b"declare" not in lowered:
             self._words = (False, False)
@@ -94,11 +108,12 @@ class Portal:
 
     :ivar prepared: None when nothing is known of the statement: SQL made it, or it does not exist.
     :ivar statement: its name.
+    :ivar secret: its parameters may be passwords.
     :ivar cost: bytes that are kept.
     :ivar bind: None when its parameters are not kept: the log has them in the event of the Bind, see `number`.
     """
 
-    __slots__ = ("bind", "cost", "number", "prepared", "since", "statement")
+    __slots__ = ("bind", "cost", "number", "prepared", "secret", "since", "statement")
 
     def __init__(self, prepared: Prepared | None, statement: bytes, bind: Bind | None, since: int) -> None:
         self.prepared = prepared
@@ -107,6 +122,7 @@ class Portal:
         self.since = since
         self.cost = 0
         self.number = 0
+        self.secret = False
 
 
 class Execution:
@@ -159,6 +175,11 @@ class Execution:
         self.lost = False
 
     @property
+    def whole(self) -> bool:
+        """Whether it is to be recorded as one; the parts of a large Query are recorded already."""
+        return self.kind != QUERY or self.sql is not None
+
+    @property
     def success(self) -> bool:
         """Whether it ran to its end."""
         return not (self.sqlstate or self.lost)
@@ -205,14 +226,13 @@ class Large:
 class Recorded:
     """A message that is recorded beside the executions: a part of a large one, or what is not kept.
 
-    :ivar message: a StatementPart, a Parse or a Bind.
-    :ivar number: the statement id under which it is recorded.
+    :ivar number: the statement id under which it is recorded, 0 for none.
     :ivar secret: what it holds of parameters may be a password.
     """
 
     __slots__ = ("message", "number", "secret")
 
-    def __init__(self, message: StatementPart | Bind | object, number: int, secret: bool = False) -> None:
+    def __init__(self, message: Statement, number: int, secret: bool = False) -> None:
         self.message = message
         self.number = number
         self.secret = secret

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from teleport_db.audit.events import SessionEvents
+from teleport_db.audit.events import EncodedEvent
+from teleport_db.audit.executions import ExecutionEvents
 from teleport_db.audit.uids import uid_source
+from teleport_db.pgwire import prepared
+from teleport_db.pgwire.prepared import Execution
 
 NOW = 1_764_000_000.125
 
 
-def session(sid: str = "56335587-0157-4228-9556-aaa416741ef7", **changes: Any) -> SessionEvents:
+class Events(ExecutionEvents):
+    """The events of a session, and simple queries by their text alone."""
+
+    queries = 0
+
+    def query(self, now: float, sql: bytes) -> EncodedEvent:
+        """The next simple query."""
+        self.queries += 1
+        one = Execution(prepared.QUERY, self.queries, len(sql) + 6)
+        one.sql = sql
+        return self.execution(now, one)
+
+
+def session(sid: str = "56335587-0157-4228-9556-aaa416741ef7", **changes: Any) -> Events:
     fields: dict[str, Any] = {
         "cluster_name": "root",
         "server_id": "5603cd43-1172-4f1f-8e35-2bf74dfecf15",
@@ -23,4 +39,4 @@ def session(sid: str = "56335587-0157-4228-9556-aaa416741ef7", **changes: Any) -
         "db_user": "bob",
         "new_uid": uid_source(),
     }
-    return SessionEvents(**{**fields, **changes})
+    return Events(**{**fields, **changes})

@@ -62,6 +62,7 @@ def database(*lines: str) -> str:
 REFUSED: list[tuple[str, int, str, str]] = [
     ("auth_service:\n  lisen_addr: 1\n", 2, "auth_service.lisen_addr", r"unknown key \(did you mean listen_addr\?\)"),
     ("xyz: 1\n", 1, "xyz", "unknown key$"),
+    ("db_service:\n  audit:\n    durability: never\n", 3, "db_service.audit.durability", "none of write, fsync"),
     ("db_services:\n  enabled: no\n", 1, "db_services", "did you mean db_service"),
     ("teleport: [1]\n", 1, "teleport", "a mapping belongs here"),
     ("teleport:\n  nodename: [a]\n", 2, "teleport.nodename", "a single value belongs here, not a sequence"),
@@ -190,6 +191,13 @@ REFUSED: list[tuple[str, int, str, str]] = [
 
 class ParseTests(SynchronousTestCase):
     """Files as a whole."""
+
+    def test_audit(self) -> None:
+        """Records are with the operating system before a statement runs, unless more is asked for."""
+        unsaid = parse("db_service:\n  enabled: no\n", "x").db.audit
+        self.assertEqual((unsaid.durability, unsaid.statement_messages), ("write", False))
+        said = parse("db_service:\n  audit: {durability: fsync, statement_messages: yes}\n", "x").db.audit
+        self.assertEqual((said.durability, said.statement_messages), ("fsync", True))
 
     def test_guide_auth_proxy(self) -> None:
         """The guide's first sample means what it says."""

@@ -191,7 +191,7 @@ class LifeTests(AgentCase):
         self.cluster.pass_time(5)
         self.assertEqual(
             [(event["ei"], event["event"]) for event in self.auth.events],
-            [(0, "db.session.start"), (1, "db.session.query"), (2, "db.session.end")],
+            [(0, "db.session.start"), (1, "db.session.query"), (2, "db.session.result"), (3, "db.session.end")],
         )
         self.assertEqual((self.agent.session_count, self.agent.spool_pending), (0, 0))
 
@@ -216,7 +216,7 @@ class LifeTests(AgentCase):
         self.assertEqual(client.messages[-2][0], b"C")
         self.auth.away = False
         self.cluster.pass_time(90)
-        self.assertEqual(len(self.auth.events), 2)
+        self.assertEqual(len(self.auth.events), 3)
 
     def test_presence(self) -> None:
         """Presence is told again and again, for auth forgets it."""

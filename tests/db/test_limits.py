@@ -8,7 +8,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.access import Limits
 from teleport_db.db.limits import SessionLimits, certificate_end, words
-from teleport_db.db.relay import BackendRelay
 from teleport_db.pgwire.messages import message, ready_for_query
 from tests.cluster import alice, certificate_of
 from tests.db.test_session import AgentCase
@@ -26,34 +25,6 @@ class WordsTests(SynchronousTestCase):
             (0.5, "0.5 seconds"),
         ):
             self.assertEqual(words(seconds), said)
-
-
-class IdleTests(SynchronousTestCase):
-    """Whether the database still works on something."""
-
-    def setUp(self) -> None:
-        self.rounds = 0
-        self.relay = BackendRelay(lambda data: None, lambda: self.rounds)
-
-    def idle_after(self, rounds: int, *chunks: bytes) -> bool:
-        self.rounds += rounds
-        for chunk in chunks:
-            self.relay.receive(chunk)
-        return self.relay.idle
-
-    def test_one_by_one(self) -> None:
-        self.assertTrue(self.relay.idle)
-        self.assertFalse(self.idle_after(1))
-        self.assertFalse(self.idle_after(0, message(b"D", b"row")))
-        self.assertTrue(self.idle_after(0, message(b"C", b"SELECT 1\0") + READY))
-        self.assertFalse(self.idle_after(1))
-
-    def test_pipeline(self) -> None:
-        """The answer to a first statement is not the answer to the second, however they are divided."""
-        self.assertFalse(self.idle_after(3, READY))
-        self.assertFalse(self.idle_after(0, READY + message(b"D", b"row")))
-        self.assertTrue(self.idle_after(0, READY))
-        self.assertTrue(self.idle_after(3, READY * 3))
 
 
 class SessionLimitsTests(SynchronousTestCase):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
@@ -10,7 +11,7 @@ from zope.interface.verify import verifyObject
 from teleport_db.db.backend import LOGIN_SECONDS
 from teleport_db.db.policy import Policy
 from teleport_db.db.session import CLOSING_SECONDS, OPENING_SECONDS
-from teleport_db.errors import DatabaseUnreachable, SessionCut
+from teleport_db.errors import AuditUnavailable, DatabaseUnreachable, SessionCut
 from teleport_db.identity import DatabaseRoute
 from teleport_db.interfaces import ICredentialSource
 from teleport_db.pgwire.messages import authentication, error_response, message, parse_error
@@ -34,6 +35,7 @@ from tests.cluster import (
     startup,
     user_pair,
 )
+from tests.pgwire.wire import bind, execute, parse
 from tests.proxy.test_frontend import HANGS, FrontendCase
 
 
@@ -221,12 +223,79 @@ class AuditTests(AgentCase):
                 recorded.append(value)
                 continue
             forwarded += value
-            for text, event in ((b"one", 2), (b"two", 3), (b"three", 4)):
+            for text, event in ((b"one", 2), (b"three", 4)):
                 if text in forwarded:
                     self.assertGreaterEqual(len(recorded), event)
-        self.assertEqual(recorded[0], "db.session.start")
-        self.assertEqual(recorded[1:], ["db.session.query", "db.session.postgres.statements.parse", "db.session.query"])
+        query, result = "db.session.query", "db.session.result"
+        self.assertEqual(recorded, ["db.session.start", query, result, query])
         self.assertIn(b"three", forwarded)
+
+    def test_result_before_it_is_seen(self) -> None:
+        """What came of a statement is recorded before the client hears it; a spool that is full by then ends it."""
+        client = self.cluster.session()
+        self.agent.database.answer = None
+        client.query(b"select 1")
+        self.cluster.settle()
+        heard = len(client.heard)
+        self.spool.full = True
+        self.agent.database.logins[0].transport.write(ANSWER)
+        self.refused(client, "58030")
+        self.assertNotIn(ANSWER, client.heard[heard:])
+        self.assertEqual(
+            [event["event"] for event in self.spool.events],
+            ["db.session.start", "db.session.query", "db.session.end"],
+        )
+
+    def test_joined(self) -> None:
+        """Query and result have one statement id; a session that ends leaves none without a result."""
+        client = self.cluster.session()
+        client.query(b"one")
+        self.cluster.settle()
+        self.agent.database.answer = None
+        client.query(b"two")
+        self.cluster.settle()
+        client.transport.abortConnection()
+        self.cluster.settle()
+        found = [(event["event"], event.get("statement_id"), event.get("success")) for event in self.spool.events[1:]]
+        query, result = "db.session.query", "db.session.result"
+        self.assertEqual(
+            found,
+            [(query, 1, None), (result, 1, True), (query, 2, None), (result, 2, False), ("db.session.end", None, None)],
+        )
+
+    def test_strict(self) -> None:
+        """A statement of a strict role waits until its record is on the disk; so does everything behind it."""
+        waiting: list[Any] = []
+        self.agent.around = attrs.evolve(self.agent.around, synced=waiting.append)
+        role = dev_role()
+        role["spec"]["options"] = {"record_session": {"default": "strict"}}
+        self.agent.policy.apply({"changes": [{"type": "put", "kind": "role", "name": "dev", "resource": role}]})
+        client = self.cluster.session()
+        client.query(b"one")
+        client.write(message(b"H"))
+        self.cluster.settle()
+        self.assertEqual(self.agent.database.logins[0].received, b"")
+        waiting.pop()(None)
+        self.cluster.settle()
+        self.assertEqual(self.agent.database.logins[0].received, message(b"Q", b"one\0") + message(b"H"))
+        client.query(b"two")
+        self.cluster.settle()
+        waiting.pop()(AuditUnavailable())
+        self.refused(client, "58030")
+        self.assertNotIn(b"two", self.agent.database.logins[0].received)
+
+    def test_parameters_off(self) -> None:
+        """A role can keep the values that statements are given out of the log."""
+        client = self.cluster.session()
+        for wanted in (True, False):
+            role = dev_role()
+            role["spec"]["options"] = {"record_session": {"parameters": "on" if wanted else "off"}}
+            self.agent.policy.apply({"changes": [{"type": "put", "kind": "role", "name": "dev", "resource": role}]})
+            self.agent.sessions[0].reconsider()
+            client.write(parse(b"", b"select $1") + bind(b"", b"", [], [b"value"]) + execute(b""))
+            self.cluster.settle()
+            self.assertEqual(self.spool.events[-1].get("db_query_parameters"), ["value"] if wanted else None)
+            self.assertEqual(self.spool.events[-1]["db_query"], "select $1")
 
     def test_start_before_ready(self) -> None:
         """When the start cannot be recorded, nobody is let in, and the number is not lost."""
@@ -296,8 +365,10 @@ class AuditTests(AgentCase):
         client.write(sql)
         self.cluster.settle(5000)
         self.assertEqual(self.agent.database.logins[0].received, sql)
-        self.assertTrue(self.spool.events[-1]["last_part"])
-        last = [index for index, (what, _) in enumerate(self.cluster.journal) if what == "recorded"][-1]
+        parts = [event for event in self.spool.events if "part" in event]
+        self.assertEqual([event["last_part"] for event in parts], [False, False, False, True])
+        self.assertEqual({event["statement_id"] for event in parts}, {1})
+        last = [index for index, (what, value) in enumerate(self.cluster.journal) if value == "db.session.query"][-1]
         self.assertEqual(self.cluster.journal[last + 1][0], "forwarded")
 
 

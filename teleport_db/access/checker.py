@@ -177,10 +177,21 @@ def check_session(
 
 
 def _say(role: Role, expanded: ExpandedRole, asked: _Asked, needs: Sequence[_Need]) -> Say:
-    within = expanded.allow.matches_labels(asked.labels)
-    lacks = [] if within else ["labels do not match"]
-    lacks += [f"{need.what} is not in it" for need in needs if not need.met(expanded.allow)]
+    allow = expanded.allow
+    within = allow.matches_labels(asked.labels)
+    if allow.has_labels or allow.has_names or allow.has_users:
+        lacks = [] if within else [_unmatched(allow, asked.labels)]
+        lacks += [f"{need.what} is not in it" for need in needs if not need.met(allow)]
+    else:
+        lacks = ["it allows no databases"]
     return Say(role.name, tuple(asked.limited(role)), tuple(asked.denied(expanded.deny)), tuple(lacks), within)
+
+
+def _unmatched(allow: Selectors, labels: Mapping[str, str]) -> str:
+    """Which of the service's labels are not those that a role wants."""
+    keys = allow.unmatched(labels)
+    shown = [f"{key} is {quoted(labels[key])}" if key in labels else f"{key} is missing" for key in keys[:4]]
+    return f"labels do not match ({', '.join(shown)})" if shown else "it has no db_labels"
 
 
 def _missing(

@@ -41,9 +41,13 @@ class Selectors:
 
     def matches_labels(self, labels: Mapping[str, str]) -> bool:
         """Whether a service with ``labels`` is selected: every key has to match; no key selects nothing."""
-        return self.has_labels and all(
-            key == ANYTHING or (key in labels and labels[key] in values) for key, values in self.labels
-        )
+        return self.has_labels and not self.unmatched(labels)
+
+    def unmatched(self, labels: Mapping[str, str]) -> list[str]:
+        """The keys whose label is another one, or is not there."""
+        return [
+            key for key, values in self.labels if key != ANYTHING and (key not in labels or labels[key] not in values)
+        ]
 
 
 @attrs.frozen

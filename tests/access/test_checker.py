@@ -252,9 +252,24 @@ class TextTests(SynchronousTestCase):
         decision = check_session(roles, {}, service="s", labels=DEV, db_user="b", db_name="m")
         self.assertEqual(len(decision.reasons), 3)
         self.assertEqual(decision.reasons[1], 'role "one": database user "b" is not in it')
-        self.assertEqual(decision.reasons[2], 'role "two": labels do not match')
+        self.assertEqual(decision.reasons[2], 'role "two": labels do not match (x is missing)')
         decision = check_session([role(ALL, name="x")], {}, service="s", labels=DEV, db_user="b", db_name="m")
         self.assertEqual(decision.reasons, ('role "x" allows it',))
+
+    def test_lacks(self) -> None:
+        """What a role does not have, down to the label."""
+        table = [
+            (
+                role({"l": {"environment": "prod", "team": "*", "region": "eu-*"}, "n": ["m"], "u": ["b"]}),
+                'labels do not match (environment is "dev", team is missing)',
+            ),
+            (role({"n": ["m"], "u": ["b"]}), "it has no db_labels"),
+            (role({"n": ["x"], "u": ["b"]}), 'it has no db_labels, database "m" is not in it'),
+            (role(None, {"u": ["x"]}), "it allows no databases"),
+        ]
+        for one, expected in table:
+            (say,) = check_session([one], {}, service="s", labels=DEV, db_user="b", db_name="m").says
+            self.assertEqual(", ".join(say.lacks), expected)
 
     def test_says(self) -> None:
         """Each role's say, in the order of the roles, whatever the decision is."""
@@ -268,7 +283,7 @@ class TextTests(SynchronousTestCase):
             [str(say) for say in decision.says],
             [
                 'role "yes" allows it',
-                'role "far": labels do not match',
+                'role "far": labels do not match (x is missing)',
                 'role "no" denies database user "b", denies database "m"',
             ],
         )

@@ -320,6 +320,10 @@ class Agent(MultiService):
             log.warn("tunnel to the proxy is lost: {reason}", reason=reason.getErrorMessage())
         if not self._tunnels and self._presence.running:
             self._presence.stop()
+        if self.policy.removed(self._host_id):
+            # Every proxy would close it again.
+            for dialling in list(self):
+                maybeDeferred(dialling.stopService)
 
     # What is known of the cluster.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
+from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort, IProtocol
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
@@ -49,6 +49,9 @@ log = Logger()
 #: Seconds until auth is asked again which databases there are, when it did not answer.
 ASK_AGAIN_SECONDS = 5.0
 
+#: Seconds from a lock or a removal of an agent, which the agent hears of as well, until its tunnel is closed.
+DROP_SECONDS = 1.0
+
 
 def proxy_names(config: Config) -> list[str]:
     """The names and addresses that clients may reach this proxy by: SANs of its certificate."""
@@ -86,7 +89,8 @@ class ProxyProcess(Service):
             context=host.context("agents", lambda held: client_context(cas=[held.host_ca], pair=held.client)),
             clock=reactor,
         )
-        self._barred = Barred(clock=reactor, changed=lambda: self.router.drop(self._barred.check))
+        self._barred = Barred(clock=reactor, changed=self._drop_soon)
+        self._dropping: IDelayedCall | None = None
         self._watch = Watcher(self.api.call, KINDS, self._barred.apply, clock=reactor)
         self._asking: Deferred[None] | None = None
         self._closers = Closers()
@@ -196,6 +200,15 @@ class ProxyProcess(Service):
         self._barred.check(identity)
         return identity
 
+    def _drop_soon(self) -> None:
+        """Close the tunnels of agents that are barred now, once they have had the time to tell their clients why."""
+        if self._dropping is None:
+            self._dropping = self._reactor.callLater(DROP_SECONDS, self._drop)
+
+    def _drop(self) -> None:
+        self._dropping = None
+        self.router.drop(self._barred.check)
+
     # Refusals that no agent saw.
 
     def _refused(self, refusal: Refusal) -> None:
@@ -260,6 +273,8 @@ class ProxyProcess(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self._host.stop()
         self._watch.stop()
+        if self._dropping is not None:
+            self._dropping.cancel()
         if self._asking is not None:
             self._asking.cancel()
         await self._closers.close()

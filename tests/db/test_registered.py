@@ -134,6 +134,9 @@ class RegisteredTests(KnowingCase):
         self.tell({"type": "put", "kind": "removed_host", "name": "agent-1", "resource": {}})
         self.assertIn("the agent of this database was removed from the cluster", client.error["M"])
         self.assertEqual(self.enter().error["C"], "28000")
+        self.cluster.router.close()
+        self.cluster.pass_time(120)
+        self.assertEqual((self.agent.tunnel_count, self.door.dialled), (0, 1))
 
 
 class WantedTests(SynchronousTestCase):

@@ -19,13 +19,13 @@ from teleport_db.errors import LocalProtocolError, TeleportDBError
 from teleport_db.pgwire import messages
 from teleport_db.pgwire.authentication import METHODS
 from teleport_db.pgwire.backend_tls import BackendTLS
-from teleport_db.pgwire.executions import Executions
+from teleport_db.pgwire.executions import MAX_OWED, Executions
 from teleport_db.pgwire.frontend import MAX_PART, FrontendScanner
 from teleport_db.pgwire.login import MAX_LOGIN_MESSAGE, BackendLogin, Derivation, Done, Refused, Relay, Secret
 from teleport_db.pgwire.prepared import Execution
 from teleport_db.pgwire.scram import MAX_ITERATIONS
 from teleport_db.pgwire.startup import MAX_STARTUP, Cancel, Opening, StartTLS, Startup, StartupMessage
-from teleport_db.pgwire.walk import BackendWalk
+from teleport_db.pgwire.walk import KEPT, BackendWalk
 from tests.pgwire import wire
 
 
@@ -72,6 +72,11 @@ ANSWERS = [
     messages.message(b"T", b"\0\1") + messages.message(b"D", b"\0\0") * 3 + messages.message(b"C", b"COPY 3\0"),
     messages.message(b"t", b"\0\1\0\0\0\x17") + _ERROR + messages.ready_for_query(b"E"),
     messages.message(b"G", b"\0\0\0") + _ERROR + messages.ready_for_query() + messages.message(b"V", b"abcd"),
+    messages.message(b"H", b"\0\0\0")
+    + wire.copy_data(b"x" * 70) * 2
+    + wire.COPY_DONE
+    + messages.message(b"C", b"COPY 2\0"),
+    messages.message(b"W", b"\0\0\0") + wire.copy_data(b"k") + wire.COPY_DONE + messages.ready_for_query(),
 ]
 #: What follows a server-first-message once the key is derived.
 SERVER_FINALS = [
@@ -141,6 +146,46 @@ def fuzz_answers(rng: random.Random, data: bytes) -> None:
     _require(sorted(results) == [1, 2, 3, 4], "an execution has no result, or two")
 
 
+def fuzz_walk(rng: random.Random, data: bytes) -> None:
+    """BackendWalk: however it is divided, the same answers, of bounded bodies, and every byte counted."""
+    whole = BackendWalk()
+    answers = list(whole.feed(data))
+    divided = BackendWalk()
+    found = [answer for piece in _pieces(rng, data) for answer in divided.feed(piece)]
+    # Where a chunk ends within a body that is not kept, its bytes are counted to the next answer.
+    told = [[(kind, body, rows) for kind, body, rows, _ in each] for each in (answers, found)]
+    _require(told[0] == told[1], "the answers depend on how they were divided")
+    _require(all(len(body) <= KEPT[kind] for kind, body, _, _ in answers), "a body is kept beyond its bound")
+    _require(whole.between_messages == divided.between_messages, "the end depends on how it was divided")
+    for walk, its in ((whole, answers), (divided, found)):
+        _require(sum(size for *_, size in its) + walk.size <= len(data), "bytes were counted twice")
+
+
+def fuzz_executions(rng: random.Random, data: bytes) -> None:
+    """Executions: whatever either side says, in whatever turn, each statement has one result at most."""
+    executions, scanner, walk = Executions(), FrontendScanner(), BackendWalk()
+    numbers: list[int] = []
+    base, sides = 0, [mutate(rng, ANSWERS), data]
+    while sides[0] or sides[1]:
+        side = int(rng.random() * 2) if sides[0] and sides[1] else int(not sides[0])
+        cut = 1 + int(rng.random() * len(sides[side]))
+        piece, sides[side] = sides[side][:cut], sides[side][cut:]
+        if side:
+            released, found = scanner.feed(piece)
+            if executions.sent(found, scanner.ends, base=base) < len(found):
+                sides[1] = b""  # the client waits for an answer
+            base += len(released)
+        else:
+            executions.answered(walk.feed(piece))
+        _require(len(executions.owed) <= MAX_OWED, "too much is owed")
+        executions.made.clear()
+        numbers += [one.id for one in executions.done if isinstance(one, Execution)]
+        executions.done.clear()
+    executions.lost(walk.rows, walk.size)
+    numbers += [one.id for one in executions.done if isinstance(one, Execution)]
+    _require(len(numbers) == len(set(numbers)), "a statement has two results")
+
+
 def fuzz_opening(rng: random.Random, data: bytes) -> None:
     """Opening, in plaintext and in TLS, and what a startup says."""
     opening = Opening(encrypted=rng.random() < 0.5)
@@ -198,6 +243,8 @@ _LOGIN = wire.startup((b"user", b"bob"))
 TARGETS: list[tuple[Callable[[random.Random, bytes], None], Sequence[bytes]]] = [
     (fuzz_frontend, FRONTEND),
     (fuzz_answers, ANSWERS),
+    (fuzz_walk, ANSWERS),
+    (fuzz_executions, FRONTEND),
     (fuzz_opening, OPENINGS),
     (fuzz_startup, [_STARTUP, OPENINGS[4]]),
     (fuzz_login, BACKEND),

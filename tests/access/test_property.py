@@ -13,9 +13,23 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.access import LOGICAL, PHYSICAL, Conditions, Role, check_session, visible
+from teleport_db.access import (
+    LOGICAL,
+    PHYSICAL,
+    Conditions,
+    Options,
+    Role,
+    Rule,
+    check_session,
+    parse_role,
+    role_resource,
+    visible,
+)
+from teleport_db.cli.output import to_yaml
+from teleport_db.config import load_documents
 
 COUNT = int(os.environ.get("TELEPORT_DB_ROLE_SETS", "100000"))
 
@@ -86,8 +100,12 @@ def block(dice: random.Random, chance: float) -> Block:
 
 
 def conditions(made: Block) -> Conditions:
-    labels = {key: tuple(values) for key, values in made["l"].items()}
-    return Conditions(db_labels=labels, db_names=tuple(made["n"]), db_users=tuple(made["u"]))
+    labels = {key: once(values) for key, values in made["l"].items()}
+    return Conditions(db_labels=labels, db_names=once(made["n"]), db_users=once(made["u"]))
+
+
+def once(texts: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))
 
 
 class PropertyTests(SynchronousTestCase):
@@ -123,3 +141,37 @@ class PropertyTests(SynchronousTestCase):
         for kind in KINDS:
             for several in (False, True):
                 self.assertGreater(min(seen[kind, several, True], seen[kind, several, False]), COUNT // 1000)
+
+
+class RoundTripTests(SynchronousTestCase):
+    """A role is its resource, as values and as a file."""
+
+    def test_round_trip(self) -> None:
+        """Written and read again it is the same role, whatever it says."""
+        dice = random.Random(8)
+        for number in range(1000):
+            options = Options(
+                max_session_ttl=dice.choice((0.0, 60.0, 28800.0, 5400.5)),
+                client_idle_timeout=dice.choice((0.0, 1.5, 600.0)),
+                disconnect_expired_cert=dice.random() < 0.5,
+                require_session_mfa=dice.random() < 0.5,
+                max_db_connections=dice.choice((0, 1, 1_000_000)),
+                record_session=dice.choice(("", "strict", "best_effort")),
+                record_parameters=dice.random() < 0.5,
+                source_addresses=once(some(dice, ["10.0.0.0/8", "::1", "192.0.2.7", "2001:db8::/32"], 3)),
+            )
+            blocks = (attrs.evolve(conditions(block(dice, 0.5)), rules=self.rules(dice)) for _ in range(2))
+            labels = {key: dice.choice(TEXTS) for key in some(dice, ["a", "b/c", "y"], 2)}
+            role = Role(f"r{number}", *blocks, options, dice.choice(("", "Ein Wort: ü", "yes", "1")), labels)
+            resource = role_resource(role)
+            self.assertEqual(parse_role(resource), role)
+            self.assertEqual(role_resource(parse_role(resource)), resource)
+            (document,) = load_documents(to_yaml(resource), "f")
+            self.assertEqual(parse_role(document.node), role)
+
+    def rules(self, dice: random.Random) -> tuple[Rule, ...]:
+        found = []
+        for _ in range(int(dice.random() * 3)):
+            resources, verbs = some(dice, ["role", "user", "*"], 2) or ["db"], some(dice, ["read", "*"], 2) or ["list"]
+            found.append(Rule(once(resources), once(verbs)))
+        return tuple(found)

@@ -152,7 +152,7 @@ class JoinTokens:
         if any(hmac.compare_digest(known, hashed(token)) for known, _ in self._static):
             raise AlreadyExists("there is a token of this value already")
         expires = self._clock.seconds() + bounded_ttl(ttl, DEFAULT_TTL, MAX_TTL)
-        stored = {
+        stored: dict[str, Any] = {
             "prefix": token[:SHOWN],
             "roles": list(normal),
             "databases": names or None,

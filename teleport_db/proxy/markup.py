@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import segno
 from twisted.web.template import Tag, tags
+
+#: Characters of a password; auth decides, the page tells before it has to.
+MIN_PASSWORD, MAX_PASSWORD = 8, 1024
 
 
 def second_factor(invite: Mapping[str, Any], problem: str) -> list[Any]:
@@ -38,6 +41,61 @@ def second_factor(invite: Mapping[str, Any], problem: str) -> list[Any]:
             problem=problem,
             **more,
         ),
+    ]
+
+
+def present_code(*, optional: bool) -> list[Any]:
+    """The field for a code of somebody who has an app already, or a recovery code."""
+    hint = "Of your app, or a recovery code."
+    return field(
+        "otp",
+        "One-time code",
+        hint=hint + (" Leave it empty if you have none." if optional else ""),
+        autocomplete="one-time-code",
+        autocapitalize="none",
+        spellcheck="false",
+        maxlength="32",
+        **({} if optional else {"required": ""}),
+    )
+
+
+def new_password(choose: str, wrong: Mapping[str, str]) -> list[Any]:
+    """The two fields for a new password.
+
+    :param wrong: what was wrong with the last try, by the field.
+    """
+    return [
+        *field(
+            "password",
+            choose,
+            hint=f"At least {MIN_PASSWORD} characters. A few random words are good and easy to type.",
+            type="password",
+            autocomplete="new-password",
+            minlength=str(MIN_PASSWORD),
+            maxlength=str(MAX_PASSWORD),
+            required="",
+            problem=wrong.get("password", ""),
+        ),
+        *field(
+            "password_again",
+            "Repeat the password",
+            type="password",
+            autocomplete="new-password",
+            required="",
+            problem=wrong.get("password_again", ""),
+        ),
+    ]
+
+
+def recovery_codes(codes: Sequence[str]) -> list[Tag]:
+    """The codes, and what they are for."""
+    return [
+        tags.h2("Your recovery codes"),
+        tags.p(
+            "If you lose your phone, each of these logs you in once, in the place of the app's code. "
+            "Print them or write them down now: they are not shown again."
+        ),
+        tags.ul(class_="codes")([tags.li(tags.code(code)) for code in codes]),
     ]
 
 

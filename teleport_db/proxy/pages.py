@@ -3,7 +3,8 @@
 ::
 
     GET  /web/invite/TOKEN    form: password twice, the code of the QR shown      cookie __Host-csrf
-    POST /web/invite/TOKEN    cookie and hidden field must be one; then auth decides
+    POST /web/invite/TOKEN    cookie and hidden field must be one; then auth decides, and recovery codes are shown
+    /web/password             :mod:`teleport_db.proxy.passwordpage`
 
 Plain HTML that needs no script.  Everything said by a visitor is escaped by the template; no page may be
 framed, cached, or name its token to another site (:mod:`teleport_db.proxy.web` sets the headers).
@@ -11,13 +12,11 @@ framed, cached, or name its token to another site (:mod:`teleport_db.proxy.web` 
 
 from __future__ import annotations
 
-import hmac
-import re
 import secrets
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 import attrs
 from klein import Klein
@@ -39,22 +38,11 @@ from teleport_db.errors import (
     TeleportDBError,
 )
 from teleport_db.net.answers import log_fault, routing_status
-from teleport_db.proxy import markup
+from teleport_db.proxy import forms, markup, passwordpage
 from teleport_db.proxy.style import ICON, STYLE, STYLE_VERSION
+from teleport_db.proxy.webapi import client_host
 
 log = Logger()
-
-#: The cookie that a form's hidden field must repeat; the prefix keeps other hosts from setting it.
-COOKIE = b"__Host-csrf"
-
-#: Bytes of a form, and fields in it.
-MAX_FORM, MAX_FIELDS = 32768, 16
-
-#: Characters of a password; auth decides, the page tells before it has to.
-MIN_PASSWORD, MAX_PASSWORD = 8, 1024
-
-_FORM_TYPE = b"application/x-www-form-urlencoded"
-_CSRF = re.compile(rb"[A-Za-z0-9_-]{20,64}")
 
 #: purpose -> title, what to do, the button.
 _WORDS = {
@@ -118,6 +106,15 @@ class Pages:
 
         redeeming("invite")
         redeeming("reset")
+        password = passwordpage.PasswordPage(self.api, self.cluster, self.address, self.page, self.new_secret)
+
+        @app.route(passwordpage.PATH, methods=["GET"], endpoint="password_form")
+        def password_form(request: Request) -> Deferred[bytes]:
+            return self._show(request, password.form(request))
+
+        @app.route(passwordpage.PATH, methods=["POST"], endpoint="password_change")
+        def password_change(request: Request) -> Deferred[bytes]:
+            return self._show(request, password.change(request))
 
     # Answers.
 
@@ -156,9 +153,9 @@ class Pages:
         elif status == 503:
             request.setHeader(b"retry-after", b"30")
             more = [tags.p("Wait a moment, then ", tags.a(href="")("try again"), ".")]
-        return self._page(title, markup.note("bad", text), *more, bad=True)
+        return self.page(title, markup.note("bad", text), *more, bad=True)
 
-    def _page(self, title: str, *content: Tag | str, bad: bool = False) -> Tag:
+    def page(self, title: str, *content: Tag | str, bad: bool = False) -> Tag:
         """A whole page around some content; what went wrong is said first, in the window's title."""
         return tags.html(lang="en")(
             tags.head(
@@ -177,10 +174,11 @@ class Pages:
         )
 
     async def _root(self) -> Tag:
-        return self._page(
+        return self.page(
             "Database access",
             tags.p("There is nothing to do in the browser: log in from a terminal."),
             markup.commands(self.address, "YOUR-NAME"),
+            tags.p(tags.a(href=passwordpage.PATH)(passwordpage.TITLE)),
         )
 
     # Invites and resets.
@@ -214,27 +212,9 @@ class Pages:
         title, choose, button = _WORDS[purpose]
         wrong = {field: problem}
         fields: list[Any] = [
-            tags.input(type="hidden", name="csrf", value=self._csrf(request)),
+            tags.input(type="hidden", name="csrf", value=forms.csrf(request, self.new_secret)),
             *markup.field("username", "User", value=invite["user"], readonly="", autocomplete="username"),
-            *markup.field(
-                "password",
-                choose,
-                hint=f"At least {MIN_PASSWORD} characters. A few random words are good and easy to type.",
-                type="password",
-                autocomplete="new-password",
-                minlength=str(MIN_PASSWORD),
-                maxlength=str(MAX_PASSWORD),
-                required="",
-                problem=wrong.get("password", ""),
-            ),
-            *markup.field(
-                "password_again",
-                "Repeat the password",
-                type="password",
-                autocomplete="new-password",
-                required="",
-                problem=wrong.get("password_again", ""),
-            ),
+            *markup.new_password(choose, wrong),
         ]
         if invite["otp"] is not None:
             fields += markup.second_factor(invite, wrong.get("otp", ""))
@@ -244,71 +224,41 @@ class Pages:
             content.append(markup.note("bad", problem))
         # The address is the one the form came from, whatever its query.
         content.append(tags.form(method="post", action=f"/web/{purpose}/{quote(token, safe='')}")(fields))
-        return self._page(title, *content, bad=bool(problem))
-
-    def _csrf(self, request: Request) -> str:
-        """The cookie that the browser has, or a new one."""
-        value = request.getCookie(COOKIE) or b""
-        if not _CSRF.fullmatch(value):
-            value = self.new_secret().encode()
-            cookie = COOKIE + b"=" + value + b"; Path=/; Secure; HttpOnly; SameSite=Strict"
-            request.responseHeaders.addRawHeader(b"set-cookie", cookie)
-        return value.decode()
+        return self.page(title, *content, bad=bool(problem))
 
     async def _redeem(self, request: Request, purpose: str, token: str) -> Tag:
         """Check the form and let auth decide."""
-        form = _read_form(request)
+        form = forms.read_form(request)
         again = partial(self._form, request, purpose, token)
-        cookie = request.getCookie(COOKIE) or b""
-        if not _CSRF.fullmatch(cookie) or not hmac.compare_digest(cookie, form.get("csrf", "").encode()):
+        if not forms.is_ours(request, form):
             request.setResponseCode(403)
-            return await again("The form was too old, or your browser keeps no cookies. Please fill it in again.")
+            return await again(forms.STALE)
         password = form.get("password", "")
         if password != form.get("password_again", ""):
             request.setResponseCode(400)
             return await again("The two passwords are not the same.", "password_again")
-        otp = re.sub(r"\s", "", form.get("otp", "")) or None
+        otp = forms.code_of(form)
         # A link for something else must not count here either.
         await self._invite(purpose, token)
         try:
-            done = await self._ask("POST", token, {"password": password, "otp": otp})
+            body = {"password": password, "otp": otp, "client_address": client_host(request)}
+            done = await self._ask("POST", token, body)
         except TeleportDBError as error:
             if error.status >= 500 or isinstance(error, LinkGone):
                 raise
             request.setResponseCode(error.status)
             field = "otp" if "code" in error.public else "password"
             return await again(markup.sentence(error.public), field if isinstance(error, BadRequest) else "")
-        return self._page(
+        return self.page(
             "You are all set",
             markup.note("good", f"The password of {done['user']} is set."),
             tags.p(
                 "Now log in from a terminal, with this password" + (" and the next code of your app:" if otp else ":")
             ),
             markup.commands(self.address, done["user"]),
+            *(markup.recovery_codes(done["recovery_codes"]) if done["recovery_codes"] else ()),
             tags.p(class_="hint")("You can close this page."),
         )
-
-
-def _read_form(request: Any) -> dict[str, str]:
-    """The fields of the body, each once; those of the address do not count."""
-    kind = (request.getHeader(b"content-type") or b"").partition(b";")[0].strip().lower()
-    body = request.content.read(MAX_FORM + 1)
-    if kind != _FORM_TYPE or len(body) > MAX_FORM:
-        raise BadRequest("This is not the form of this page.")
-    try:
-        fields = parse_qsl(
-            body.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=True,
-            errors="strict",
-            max_num_fields=MAX_FIELDS,
-        )
-    except ValueError as error:
-        raise BadRequest("This is not the form of this page.") from error
-    form = dict(fields)
-    if len(form) != len(fields):
-        raise BadRequest("This is not the form of this page.")
-    return form
 
 
 def _file(request: Any, kind: bytes, content: bytes) -> bytes:

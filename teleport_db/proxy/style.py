@@ -50,7 +50,7 @@ input {
 }
 input[readonly] { background: var(--code); border-color: var(--line); color: var(--quiet); }
 input[aria-invalid] { border: 2px solid var(--bad); }
-#otp { max-width: 11rem; font-size: 1.25rem; letter-spacing: .15em; font-variant-numeric: tabular-nums; }
+#otp[pattern] { max-width: 11rem; font-size: 1.25rem; letter-spacing: .15em; font-variant-numeric: tabular-nums; }
 button {
   width: 100%; min-height: 3rem; margin-top: 1.75rem; padding: .625rem 1rem; font: inherit; font-weight: 600;
   color: var(--on-accent); background: var(--accent); border: 0; border-radius: .5rem; cursor: pointer;
@@ -74,6 +74,9 @@ p code { overflow-wrap: anywhere; }
 pre span { display: inline-block; max-width: 100%; }
 .secret { display: block; margin-top: .375rem; padding: .625rem .75rem; letter-spacing: .04em; user-select: all;
   background: var(--code); border: 1px solid var(--line); border-radius: .5rem; color: var(--text); }
+.codes { margin: .5rem 0 1rem; padding: .75rem .875rem; list-style: none; background: var(--code);
+  border: 1px solid var(--line); border-radius: .5rem; columns: 11rem; user-select: all; }
+.codes li { break-inside: avoid; line-height: 1.9; }
 pre { margin: .5rem 0 1rem; padding: .75rem .875rem; background: var(--code); border: 1px solid var(--line);
   border-radius: .5rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (max-width: 30rem) {

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import ClassVar
 
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 
 from tests.proxy.chromium import MISSING, Chromium
 from tests.proxy.live import LiveCase
@@ -45,7 +47,11 @@ class BrowserTests(LiveCase):
         await browser.look(*PHONE)
         return Page(re.sub(r"<(meta|link|img|input)([^>]*)>", r"<\1\2/>", await browser.html()))
 
-    async def fill(self, password: str, again: str, code: str) -> None:
+    def fill_form(self, path: str, **typed: str) -> Deferred[tuple[int, Mapping[str, str], bytes]]:
+        """Send a form without the browser."""
+        return super().fill(path, **typed)
+
+    async def fill(self, password: str, again: str, code: str) -> None:  # type: ignore[override]
         await self.browser.type("#password", password)
         await self.browser.type("#password-again", again)
         await self.browser.type("#otp", code)
@@ -69,8 +75,11 @@ class BrowserTests(LiveCase):
         self.assertIn("The password of alice is set.", page.text)
         self.assertIn("tsh login --proxy=proxy.example.com:3080 --user=alice", page.text)
 
+        codes = re.findall(r"\b[a-z2-9]{4}(?:-[a-z2-9]{4}){3}\b", page.text)
+        self.assertEqual(len(codes), 8)
         answer = await self.proved(PASSWORD, self.code(secret, 1))
         self.assertEqual(answer["user"], "alice")
+        self.assertEqual((await self.proved(PASSWORD, codes[0]))["recovery_codes"], 7)
         await self.browser.go(link)
         self.assertIn("This link was used already.", (await self.seen("used")).text)
 
@@ -85,6 +94,29 @@ class BrowserTests(LiveCase):
         await self.fill(PASSWORD, PASSWORD, self.code(secret))
         self.assertIn("The password of alice is set.", (await self.seen("reset-done")).text)
         await self.proved(PASSWORD, self.code(secret, 1))
+
+    async def test_password(self) -> None:
+        """From the first page to another password, past a wrong one, with a recovery code in capitals."""
+        link = (await self.link()).removeprefix(self.url)
+        secret = Page((await self.ask("GET", link))[2].decode()).secret
+        _, _, body = await self.fill_form(link, password=PASSWORD, password_again=PASSWORD, otp=self.code(secret))
+        codes = re.findall(r"\b[a-z2-9]{4}(?:-[a-z2-9]{4}){3}\b", Page(body.decode()).text)
+        await self.browser.go(f"{self.url}/web/password")
+        await self.seen("password")
+        new = "battery staple correct"
+        await self.change("not the password", new, codes[0])
+        self.assertIn("The user name, the password or the one-time code is wrong.", (await self.seen("wrong")).text)
+        await self.change(PASSWORD, new, codes[0].upper(), user="")
+        self.assertIn("The password of alice is changed.", (await self.seen("changed")).text)
+        await self.proved(new, self.code(secret, 1))
+
+    async def change(self, old: str, new: str, code: str, user: str = "alice") -> None:
+        """Fill in the page of the password; the user stands there from the second time on."""
+        typed = {"#username": user, "#old-password": old, "#otp": code, "#password": new, "#password-again": new}
+        for selector, text in typed.items():
+            if text:
+                await self.browser.type(selector, text)
+        await self.browser.submit("button")
 
     async def test_errors(self) -> None:
         """An expired link, an address that is none, and auth away."""

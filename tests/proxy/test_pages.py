@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from teleport_db.auth import passwords
 from teleport_db.errors import AccessDenied, AuthenticationFailed, ConnectionTrouble, LimitExceeded, RemoteProtocolError
-from teleport_db.proxy import pages
+from teleport_db.proxy import markup
 from tests.proxy.web import CODE, HOST, SECRET, TOKEN, Answer, WebCase
 
 INVITE, RESET = f"/web/invite/{TOKEN}", f"/web/reset/{'r' * 32}"
@@ -78,11 +78,13 @@ class FormTests(WebCase):
         self.assertNotIn("required", page.fields["otp"])
         self.assertIn("optional", page.text)
         self.assertEqual(self.fill(INVITE, **{**GOOD, "otp": ""}).status, 200)
-        self.assertEqual(self.api.calls[-1][2], {"password": "correct horse", "otp": None})
+        self.assertEqual(
+            self.api.calls[-1][2], {"password": "correct horse", "otp": None, "client_address": "127.0.0.1"}
+        )
 
     def test_hint_is_true(self) -> None:
         """What the page promises of passwords is what auth holds to."""
-        self.assertEqual((pages.MIN_PASSWORD, pages.MAX_PASSWORD), (passwords.MIN_LENGTH, passwords.MAX_LENGTH))
+        self.assertEqual((markup.MIN_PASSWORD, markup.MAX_PASSWORD), (passwords.MIN_LENGTH, passwords.MAX_LENGTH))
 
     def test_others(self) -> None:
         """The first page, the style and the icon."""
@@ -104,7 +106,12 @@ class RedeemTests(WebCase):
         self.assertIn("The password of alice is set.", answer.page.text)
         self.assertIn(f"tsh login --proxy={HOST}:3080 --user=alice", answer.page.text)
         self.assertEqual(
-            self.api.calls[-1], ("POST", f"/v1/invites/{TOKEN}", {"password": "correct horse", "otp": CODE})
+            self.api.calls[-1],
+            (
+                "POST",
+                f"/v1/invites/{TOKEN}",
+                {"password": "correct horse", "otp": CODE, "client_address": "127.0.0.1"},
+            ),
         )
         again = self.get(INVITE)
         self.assertEqual(again.status, 404)

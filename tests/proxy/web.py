@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.api.client import APIClient
-from teleport_db.errors import BadRequest, NotFound
+from teleport_db.errors import AuthenticationFailed, BadRequest, NotFound
 from teleport_db.proxy.pages import Pages
 from teleport_db.proxy.web import web_resource, web_site
 from teleport_db.proxy.webapi import WebAPI
@@ -27,6 +27,8 @@ HOST = "proxy.example.com"
 TOKEN = "0123456789abcdef0123456789abcdef"
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 CODE = "123456"
+OLD = "the old password"
+RECOVERY = ["k3vq-8mzt-2abc-def4", "aaaa-bbbb-cccc-dddd"]
 
 
 class FakeAPI:
@@ -64,6 +66,8 @@ class FakeAPI:
         assert version == "v1", path
         if what == "invites":
             return self._invite(method, unquote(rest[0]), body)
+        if (method, what) == ("POST", "password"):
+            return self._password(body or {})
         if (method, what) == ("GET", "ping"):
             return {"cluster": "example", "version": "0", "second_factor": self.second_factor}
         if (method, what) == ("GET", "cas"):
@@ -83,13 +87,22 @@ class FakeAPI:
                 "otp": None if self.second_factor == "off" else otp,
                 "expires": "2030-01-02T03:04:05Z",
             }
-        assert body is not None and set(body) == {"password", "otp"}, body
+        assert body is not None and set(body) == {"password", "otp", "client_address"}, body
         if len(body["password"]) < 8:
             raise BadRequest("a password has at least 8 characters and at most 1024")
         if self.second_factor == "otp" and body["otp"] != CODE:
             raise BadRequest("the one-time code does not fit; scan the picture and type the code it shows now")
         del self.invites[token]
-        return {"user": self.user}
+        return {"user": self.user, "recovery_codes": RECOVERY if body["otp"] else []}
+
+    def _password(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        assert set(body) == {"user", "old", "otp", "password", "client_address"}, body
+        if len(body["password"]) < 8:
+            raise BadRequest("a password has at least 8 characters and at most 1024")
+        needed = self.second_factor == "otp"
+        if (body["user"], body["old"]) != ("alice", OLD) or (needed and body["otp"] != CODE):
+            raise AuthenticationFailed("the user name, the password or the one-time code is wrong")
+        return {"user": body["user"]}
 
 
 class Page(HTMLParser):

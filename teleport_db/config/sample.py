@@ -65,12 +65,6 @@ db_service:
   # While the auth service is away: best_effort lets new sessions in for so long, strict none.
   # auth_away: best_effort
   # auth_away_max_age: 1h
-  # Databases that are registered in the cluster (`tctl create`, kind: db) and have these labels.
-  # resources:
-  # - labels: {env: dev}
-  # While the auth service is away: best_effort lets new sessions in for so long, strict none.
-  # auth_away: best_effort
-  # auth_away_max_age: 1h
   # audit:
   #   durability: fsync               # a statement waits until its record is on the disk; default: write
   #   statement_messages: "yes"       # each Parse, Bind, Execute and Close gets an event as well; default: no

@@ -174,8 +174,8 @@ class ClientTests(SynchronousTestCase):
             binary = connection.cursor(binary=True).execute("SELECT data FROM piped WHERE id = 7").fetchone()
             self.assertEqual(binary, (b"\x07",))
             connection.execute("SELECT %t::text", ("as it was typed",))
-        bound = self.world.until_recorded(event="db.session.postgres.statements.bind", parameters=["as it was typed"])
-        self.assertEqual([event["code"] for event in bound], ["TPG01I"])
+        ran = self.world.until_recorded(event="db.session.query", db_query_parameters=["as it was typed"])
+        self.assertEqual([event["code"] for event in ran], ["TDB02I"])
 
     def test_asyncpg(self) -> None:
         """asyncpg: the extended protocol with binary parameters, and its own TLS."""

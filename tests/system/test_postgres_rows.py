@@ -143,7 +143,7 @@ class Rows:
         said = self.assertSame(function_call(int(oid), [b"PG_VERSION"], [0]))
         self.assertEqual(said[0][0], b"V")
         self.assertIn(str(self.version).encode(), said[0][1])
-        self.recorded(event="db.session.postgres.function", function_oid=int(oid))
+        self.recorded(event="db.session.query", function_oid=int(oid), db_query_parameters=["PG_VERSION"])
         content = bytes(range(256)) * 300
         (self.alice.home / "object").write_bytes(content)
         service = self.alice.service(self.source)

@@ -6,18 +6,24 @@ It is started as ``teleport start`` is, with the same flags.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 from teleport_db.cli import teleport
-from teleport_db.db.record import SessionRecord
+from teleport_db.db.relay import BackendRelay, FrontendRelay
 
 
-def nothing(record: SessionRecord, statements: Sequence[Any]) -> None:
-    """In the place of what writes statements down."""
+def client_sends(relay: FrontendRelay, data: bytes) -> None:
+    """Pass on, and look at nothing."""
+    relay.heard += 1
+    relay._forward(data)
 
 
-SessionRecord.statements = nothing  # type: ignore[method-assign]
+def database_sends(relay: BackendRelay, data: bytes) -> None:
+    """Likewise."""
+    relay._forward(data)
+
+
+FrontendRelay.receive = client_sends  # type: ignore[method-assign]
+BackendRelay.receive = database_sends  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     sys.exit(teleport.main(["start", *sys.argv[1:]]))

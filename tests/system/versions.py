@@ -33,7 +33,7 @@ from tests.system.support import PATIENCE, STATIC_TOKEN, World, closing_on_failu
 SOURCES = ("wheel", "system")
 #: Whom alice may be in the databases.
 USERS = "alice,postgres,ghost,secretive," + "x" * 63
-HBA = "hostssl all secretive all scram-sha-256\nhostssl all all all cert\n"
+HBA = "hostssl all secretive all scram-sha-256\nhostssl all,replication all all cert\n"
 SET_UP = """\
 CREATE ROLE alice LOGIN REPLICATION;
 CREATE ROLE secretive LOGIN PASSWORD 'it is another one';
@@ -100,7 +100,7 @@ class Versions(World):
         for source in SOURCES:
             if postgres.why_not(source) is None:
                 with contextlib.suppress(postgres.Unavailable):
-                    self.servers[source] = postgres.PostgresServer(source).start()
+                    self.servers[source] = postgres.PostgresServer(source, settings={"wal_level": "logical"}).start()
         if not self.servers:
             raise SkipTest(postgres.why_not("any") or "no PostgreSQL starts here")
         self.postgres = next(iter(self.servers.values()))

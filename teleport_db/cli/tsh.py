@@ -16,6 +16,16 @@ COMMANDS = (
     ),
     Command("logout", "tsh_login:logout", "log out and remove keys and certificates", "tsh logout"),
     Command("status", "tsh_login:status", "say who is logged in, where and until when", "tsh status"),
+    Command("passwd", "tsh_mfa:passwd", "change your password", "tsh passwd"),
+    Command("mfa ls", "tsh_mfa:ls", "list your devices for one-time codes", "tsh mfa ls"),
+    Command("mfa add", "tsh_mfa:add", "add a device for one-time codes", "tsh mfa add --name=phone"),
+    Command("mfa rm", "tsh_mfa:rm", "remove a device", "tsh mfa rm phone"),
+    Command(
+        "mfa recovery-codes",
+        "tsh_mfa:recovery_codes",
+        "make new recovery codes, in the place of those that there are",
+        "tsh mfa recovery-codes",
+    ),
     Command("db ls", "tsh_db:ls", "list the databases that you may connect to", "tsh db ls -v"),
     Command(
         "db login",
@@ -58,7 +68,6 @@ LATER = (
     ("ls", "SSH is not part of this system; databases are listed by tsh db ls"),
     ("app", "application access is not part of this system"),
     ("kube", "Kubernetes access is not part of this system"),
-    ("mfa", "second factors are enrolled by the link of tctl users reset"),
 )
 
 

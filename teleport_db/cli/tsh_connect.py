@@ -17,6 +17,9 @@ from teleport_db.cli.program import Arguments, Parser
 from teleport_db.cli.session import Login, tsh_login
 from teleport_db.errors import AuthenticationFailed, NotFound, UsageError
 
+#: Seconds that a client gets to connect with a certificate that lives for a minute.
+STARTING = 20.0
+
 #: libpq's environment variable of each key of a connection service.
 VARIABLES = {
     "host": "PGHOST",
@@ -119,9 +122,9 @@ def connect_arguments(parser: Parser) -> None:
 
 
 def connect(arguments: Arguments) -> None:
-    """Become ``psql``; logs in to the database first when there is no certificate that lives."""
+    """Become ``psql``; logs in to the database first when there is no certificate that lives long enough."""
     login = tsh_db.flags_login(arguments)
-    name = arguments.name or _chosen(login, None)
+    name = arguments.name or _named(login, None)
     if not _valid(login, name):
         user, database = tsh_db.defaults(login, name)
         with login.credentials.client() as client:
@@ -140,8 +143,8 @@ def _name_argument(parser: Parser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="a database; the one that is logged in unless given")
 
 
-def _chosen(login: Login, name: str | None) -> str:
-    """The database to speak of, which must be logged in."""
+def _named(login: Login, name: str | None) -> str:
+    """The database to speak of, which must have been logged in."""
     names = login.store.databases(login.profile)
     if name is None:
         if len(names) > 1:
@@ -151,6 +154,12 @@ def _chosen(login: Login, name: str | None) -> str:
         name = names[0]
     if name not in names:
         raise NotFound(f"you are not logged in to database {clean(name)}, run: tsh db login {clean(name)}")
+    return name
+
+
+def _chosen(login: Login, name: str | None) -> str:
+    """The same, with a certificate that lives."""
+    name = _named(login, name)
     if not _valid(login, name):
         if not login.live:
             raise AuthenticationFailed(login.credentials.expired)
@@ -164,4 +173,6 @@ def _valid(login: Login, name: str) -> bool:
         info = read_certificate(read_text(path), path)
     except (FileNotFoundError, AuthenticationFailed):
         return False
-    return time.time() < info.not_after and info.public_key == login.credentials.info.public_key
+    # psql has to start, and to reach the proxy, within what is left of a minute.
+    needed = STARTING if info.identity.get("mfa") else 0.0
+    return time.time() + needed < info.not_after and info.public_key == login.credentials.info.public_key

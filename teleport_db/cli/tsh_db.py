@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
 from teleport_db.api.http import Client
-from teleport_db.cli import pgservice
-from teleport_db.cli.certinfo import read_certificate
+from teleport_db.cli import asking, pgservice
+from teleport_db.cli.certinfo import CertificateInfo, read_certificate
 from teleport_db.cli.output import clean, emit, format_argument, labels, table
 from teleport_db.cli.profile import read_text
 from teleport_db.cli.program import Arguments, Parser
 from teleport_db.cli.session import Login, live_login, tsh_login
-from teleport_db.errors import AuthenticationFailed, NotFound, RemoteProtocolError, UsageError
+from teleport_db.errors import AuthenticationFailed, NotFound, RemoteProtocolError, SecondFactorRequired, UsageError
 
 
 def ls_arguments(parser: Parser) -> None:
@@ -81,16 +82,21 @@ def login(arguments: Arguments) -> None:
             raise UsageError(f"protocol {found['protocol']} is not supported by this version")
         user = arguments.db_user or _only(found.get("users"))
         database = arguments.db_name or _only(found.get("names"))
-        obtain(login, client, arguments.name, user, database)
+        given = obtain(login, client, arguments.name, user, database)
     user, database = user or "<user>", database or "<database>"
     print(f'Connection information for database "{arguments.name}" has been saved.')
+    if given.identity.get("mfa"):
+        print("The certificate is good for one minute; a session that it opens goes on as long as your login.")
     print("\nConnect to it with:\n")
     print(f"  $ {psql_command(login, arguments.name, user, database)}")
     print(f'\nor set the environment for any client of libpq:\n\n  $ eval "$(tsh db env {arguments.name})"')
 
 
-def obtain(login: Login, client: Client, name: str, user: str, database: str) -> None:
-    """A certificate for a database service, in its file, and the section that leads to it."""
+def obtain(login: Login, client: Client, name: str, user: str, database: str, *, ask: bool = True) -> CertificateInfo:
+    """A certificate for a database service, in its file, and the section that leads to it.
+
+    :param ask: for a one-time code, where a role of the user's wants one; else that is SecondFactorRequired.
+    """
     route = {"service": name, "user": user, "database": database}
     for flag, value in (("--db-user", user), ("--db-name", database)):
         if not value.isprintable() or value != value.strip():
@@ -99,7 +105,7 @@ def obtain(login: Login, client: Client, name: str, user: str, database: str) ->
     path = login.store.database_path(login.profile, name)
     ttl = max(1, int(info.not_after - time.time()))
     body = {"public_key": info.public_key, "ttl": ttl, "route": route}
-    certificate = str(client.call("POST", "/v1/certificates/user", body).get("certificate", ""))
+    certificate = str(_certify(client, name, body, ask=ask).get("certificate", ""))
     given = read_certificate(certificate, "the answer of the auth server")
     if given.public_key != info.public_key or given.route.get("service") != name:
         raise RemoteProtocolError("the auth server answered with a certificate for something else")
@@ -110,6 +116,18 @@ def obtain(login: Login, client: Client, name: str, user: str, database: str) ->
         settings = connection(login, name, user, database)
         section = pgservice.section_name(login.profile.cluster, name)
         pgservice.change(lambda text: pgservice.update(text, section, settings))
+    return given
+
+
+def _certify(client: Client, name: str, body: dict[str, Any], *, ask: bool) -> dict[str, Any]:
+    try:
+        return client.call("POST", "/v1/certificates/user", body)
+    except SecondFactorRequired as error:
+        if not ask:
+            raise
+        client.close()  # whoever looks for a telephone may take longer than auth waits
+        print(clean(str(error)), file=sys.stderr)
+    return client.call("POST", "/v1/certificates/user", {**body, "otp": asking.code(f"One-time code for {name}")})
 
 
 def connection(login: Login, name: str, user: str, database: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 from teleport_db.api.http import Client, UntrustedServer, auth_context, show_address, web_context
-from teleport_db.cli import pgservice
+from teleport_db.cli import asking, pgservice
 from teleport_db.cli.certinfo import blocks, read_certificate
 from teleport_db.cli.output import clean, duration, emit, format_argument, moment, timestamp
 from teleport_db.cli.profile import Profile, Store
@@ -67,7 +67,7 @@ def login(arguments: Arguments) -> None:
             )
         client.close()  # whoever looks for a telephone may take longer than the proxy waits
         password, code = ask(user, str(ping.get("second_factor", "off")))
-        profile, files, shortened = _sign(
+        profile, files, remarks = _sign(
             client, Profile(proxy, user, cluster, proxy, arguments.insecure), password, code, ttl
         )
     profile = profile._replace(postgres=_postgres_address(profile, ping, files["certs.pem"]))
@@ -79,28 +79,22 @@ def login(arguments: Arguments) -> None:
         store.save(profile)
     _renew(renewed)
     print(_describe(tsh_login(proxy=None, identity=None)))
-    if shortened:
-        print(clean(f"  Shortened:    {shortened}"))
+    for remark in remarks:
+        print(clean(remark))
 
 
 def ask(user: str, second_factor: str) -> tuple[str, str | None]:
     """The password and the one-time code: from the terminal, or a line each from a pipe."""
     wanted = second_factor in {"otp", "on", "optional"}
-    if not sys.stdin.isatty():
-        password = sys.stdin.readline().rstrip("\r\n")
-        code = sys.stdin.readline().strip() if wanted else ""
-    else:
-        password = getpass.getpass(f"Password of Teleport user {clean(user)}: ")
-        hint = " (empty if you have none)" if second_factor == "optional" else ""
-        code = getpass.getpass(f"One-time code{hint}: ").strip() if wanted else ""
-    if not password:
-        raise UsageError("a password is needed: type it, or give it as the first line of the input")
+    password = asking.password(f"Password of Teleport user {user}")
+    hint = " (empty if you have none)" if second_factor == "optional" else ", or a recovery code"
+    code = asking.secret(f"One-time code{hint}").strip() if wanted else ""
     return password, code or None
 
 
 def _sign(
     client: Client, asked: Profile, password: str, code: str | None, ttl: int
-) -> tuple[Profile, dict[str, str], str]:
+) -> tuple[Profile, dict[str, str], list[str]]:
     """Have a new key certified, which leaves this process only into its file; and what cut its life short."""
     from teleport_db.certs.keys import new_key, private_pem, public_pem
 
@@ -117,7 +111,17 @@ def _sign(
         raise RemoteProtocolError("the proxy answered with a certificate for somebody else")
     profile = asked._replace(cluster=file_name("the cluster", info.cluster), user=file_name("the user", info.name))
     files = {"key": private_pem(key).decode(), "certificate": certificate, "certs.pem": host_ca}
-    return profile, files, str(answer.get("shortened") or "")
+    return profile, files, _remarks(answer)
+
+
+def _remarks(answer: dict[str, Any]) -> list[str]:
+    """What else there is to know of a login, a line each."""
+    shortened, left = answer.get("shortened"), answer.get("recovery_codes")
+    remarks = [f"  Shortened:    {shortened}"] if shortened else []
+    if isinstance(left, int):
+        codes = f"{left} recovery code{'' if left == 1 else 's'} left"
+        remarks.append(f"  Recovery:     you have {codes}; new ones: tsh mfa recovery-codes")
+    return remarks
 
 
 def _postgres_address(profile: Profile, ping: dict[str, Any], host_ca: str) -> tuple[str, int]:
@@ -154,7 +158,7 @@ def _renew(names: list[str]) -> None:
         for name in names:
             user, database = tsh_db.defaults(found, name)
             try:
-                tsh_db.obtain(found, client, name, user, database)
+                tsh_db.obtain(found, client, name, user, database, ask=False)
             except TeleportDBError as error:
                 tsh_db.forget(found, [name])
                 print(f"WARNING: logged out of database {clean(name)}: {clean(str(error))}", file=sys.stderr)

@@ -25,6 +25,7 @@ from socketserver import ThreadingTCPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import attrs
 from cryptography import x509
 
 from teleport_db.certs import keys
@@ -36,15 +37,25 @@ from teleport_db.errors import (
     BadRequest,
     NotFound,
     RevisionConflict,
+    SecondFactorRequired,
     TeleportDBError,
 )
 from teleport_db.identity import DatabaseRoute, Identity, from_certificate
 
 CLUSTER = "root"
+SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+RECOVERY = ["k3vq-8mzt-2abc-def4", "aaaa-bbbb-cccc-dddd"]
+DEVICE = {"name": "otp", "type": "TOTP", "added": "2026-11-22T16:11:42Z", "last_used": "2026-11-22T16:11:30Z"}
 
 
 class FakeCluster:
-    """:param second_factor: what the proxy tells clients to ask for; the code is always 123456."""
+    """One cluster.
+
+    :param second_factor: what the proxy tells clients to ask for; the code is always 123456, that of a new device
+        654321.
+
+    ``session_mfa`` is how long a certificate lives for which a role asks for a code; 0 when none does.
+    """
 
     def __init__(
         self, *, second_factor: str = "off", proxy_names: tuple[str, ...] = ("localhost", "127.0.0.1")
@@ -60,6 +71,9 @@ class FakeCluster:
         self.login_ttl: float | None = None
         self.shortened = ""
         self.failed_sources = 2
+        self.devices: list[dict[str, Any]] = []
+        self.enrolling = ""
+        self.session_mfa = 0.0
         self.resources: dict[str, dict[str, dict[str, Any]]] = {
             "user": {},
             "role": {},
@@ -224,6 +238,12 @@ class FakeCluster:
                 raise NotFound(f"there is no database {service!r}")
             route = DatabaseRoute(CLUSTER, service, body["route"]["user"], body["route"]["database"])
             identity = self.identity(caller.name, usage="database", route=route)
+            if self.session_mfa:
+                if not body.get("otp"):
+                    raise SecondFactorRequired('role "careful" asks for a one-time code at each login to a database')
+                self._prove(body, "otp", caller.name)
+                identity = attrs.evolve(identity, mfa=True, login_expires=int(self.now) + 3600)
+                body = {**body, "ttl": self.session_mfa}
         return {
             "certificate": self.sign(key, identity, body["ttl"]),
             "host_ca": self.host_ca.certificate_pem.decode(),
@@ -242,6 +262,39 @@ class FakeCluster:
         elif path[1] == "unlock":
             return {"user": name, "sources": self.failed_sources}
         return {"user": name, "token": "f00d", "expires": _rfc3339(self.now + body["ttl"])}
+
+    def _get_mfa(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
+        codes = 8 if self.devices else 0
+        return {"second_factor": self.second_factor, "devices": self.devices, "recovery_codes": codes}
+
+    def _post_mfa(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
+        if path == ["confirm"]:
+            if body["otp"] != "654321":
+                raise BadRequest("the one-time code does not fit; scan the picture and type the code it shows now")
+            self.devices.append({**DEVICE, "name": self.enrolling})
+            return {"name": self.enrolling, "recovery_codes": [] if self.devices[1:] else RECOVERY}
+        self._prove(body, "otp" if self.devices else "password", caller.name)
+        if path == ["recovery-codes"]:
+            return {"recovery_codes": RECOVERY}
+        if path == ["remove"]:
+            self.devices = [device for device in self.devices if device["name"] != body["name"]]
+            return {"name": body["name"]}
+        self.enrolling = body["name"] or "otp"
+        return {
+            "name": self.enrolling,
+            "secret": SECRET,
+            "uri": f"otpauth://totp/Teleport:alice%40root?secret={SECRET}",
+        }
+
+    def _prove(self, body: Any, by: str, name: str) -> None:
+        if body.get(by) != {"otp": "123456", "password": self.passwords[name]}[by]:
+            raise AuthenticationFailed(f"the {by} is wrong")
+
+    def _post_password(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
+        if body["old"] != self.passwords[caller.name] or (self.devices and body["otp"] != "123456"):
+            raise AuthenticationFailed("the user name, the password or the one-time code is wrong")
+        self.passwords[caller.name] = body["password"]
+        return {"user": caller.name}
 
     def _post_tokens(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
         token = body["value"] or "cbdeeab96f88436da67344d14bd86bb7"

@@ -130,13 +130,14 @@ class APIClient:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         query: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
     ) -> Deferred[dict[str, Any]]:
         """Call the API; fires with the answer's object.
 
+        :param body: an object, or its JSON.
         :param query: parameters; those that are None are left out.
         :param timeout: seconds for the whole call.
 
@@ -154,14 +155,16 @@ class APIClient:
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed.addCallback(lambda _: None)
 
-    async def _call(self, method: str, address: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    async def _call(self, method: str, address: str, body: Mapping[str, Any] | bytes | None) -> dict[str, Any]:
         headers = Headers({b"accept": [b"application/json"], b"host": [self.host.encode("ascii")]})
         producer = None
         if body is not None:
             headers.addRawHeader(b"content-type", b"application/json")
             # As UTF-8: with six-byte escapes a batch of events could outgrow what a body may have.
-            text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
-            producer = _Body(text.encode("utf-8", "backslashreplace"))
+            if not isinstance(body, bytes):
+                text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+                body = text.encode("utf-8", "backslashreplace")
+            producer = _Body(body)
         uri = b"https://" + self.host.encode("ascii") + address.encode()
         response: IResponse = await self._agent.request(method.encode(), uri, headers, producer)
         answer = _Answer()

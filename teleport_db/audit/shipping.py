@@ -19,8 +19,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from teleport_db.audit.commits import GroupCommit
+from teleport_db.audit.events import EncodedEvent
 from teleport_db.audit.spool import Spool
-from teleport_db.errors import AuditUnavailable
+from teleport_db.errors import AuditUnavailable, BadRequest
 
 #: Runs a function outside of the reactor's thread, as ``deferToThreadPool`` does.
 ThreadHook = Callable[[Callable[[], Any]], "Deferred[Any]"]
@@ -54,7 +55,7 @@ class Shipper:
     def __init__(
         self,
         spool: Spool,
-        send: Callable[[list[tuple[int, dict[str, Any]]]], Deferred[int]],
+        send: Callable[[list[tuple[int, EncodedEvent]]], Deferred[int]],
         *,
         clock: IReactorTime,
         batch: int = 500,
@@ -136,7 +137,7 @@ class Shipper:
             await self._commits.sync()
             events = self._spool.read(self._spool.acknowledged, self._batch)
             if events:
-                acknowledged = await self._send(events)
+                acknowledged = await self._deliver(events)
                 if not events[0][0] <= acknowledged:
                     raise AuditUnavailable(detail=f"the auth server has only events up to {acknowledged}")
                 self._spool.acknowledge(min(acknowledged, events[-1][0]))
@@ -151,3 +152,15 @@ class Shipper:
                 detail=getattr(error, "detail", ""),
                 pending=self._spool.pending,
             )
+
+    async def _deliver(self, events: list[tuple[int, EncodedEvent]]) -> int:
+        try:
+            return await self._send(events)
+        except BadRequest as error:
+            # They went out as they are on the disk: see whether it has kept them.
+            for number, event in events:
+                try:
+                    dict(event)
+                except ValueError:
+                    raise AuditUnavailable(detail=f"record {number} of the spool is damaged") from error
+            raise

@@ -194,15 +194,17 @@ class Spool:
         """The disk lost something: nothing is appended any more."""
         self._broken = f"the spool in {self.directory} cannot be trusted since a sync failed: {error}"
 
-    def read(self, after: int, limit: int, *, max_bytes: int = 512 * 1024) -> list[tuple[int, Event]]:
+    def read(self, after: int, limit: int, *, max_bytes: int = 512 * 1024) -> list[tuple[int, EncodedEvent]]:
         """Synced events behind number ``after``, oldest first: at most ``limit``, and one at least.
+
+        They are as they were written; only who looks at their fields has them decoded.
 
         :param max_bytes: of JSON, so that a batch fits an HTTP body.
 
         Raises AuditUnavailable when the disk cannot be read or what is on it is not what was written.
         """
         after = max(after, self._firsts[0] - 1)
-        events: list[tuple[int, Event]] = []
+        events: list[tuple[int, EncodedEvent]] = []
         size = 0
         try:
             while len(events) < limit and after < self.synced:
@@ -220,7 +222,7 @@ class Spool:
                         if known > after:
                             if events and size + len(line) > max_bytes:
                                 return events
-                            event = _record(line, known)
+                            event = _event(line, known)
                             if event is None:
                                 raise AuditUnavailable(detail=f"record {known} of {self.directory} is damaged")
                             events.append((known, event))
@@ -259,6 +261,14 @@ class Spool:
             file.close()
         os.close(self._acknowledged_fd)
         os.close(self._lock)
+
+
+def _event(line: bytes, number: int) -> EncodedEvent | None:
+    """The event in a line, not decoded."""
+    before = b'{"seq":%d,"event":' % number
+    if not line.startswith(before + b"{") or not line.endswith(b"}}\n") or not line.isascii():
+        return None
+    return EncodedEvent(line[len(before) : -2].decode("ascii"))
 
 
 def _record(line: bytes, number: int) -> Event | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.api.sending import sender
+from teleport_db.audit.events import EncodedEvent
 
 
 class Sending(SynchronousTestCase):
@@ -18,19 +20,28 @@ class Sending(SynchronousTestCase):
         self.calls.append(arguments)
         return succeed({"acknowledged": 8})
 
+    def sent(self) -> Any:
+        """The object of the one call."""
+        ((method, path, body),) = self.calls
+        self.assertEqual((method, path), ("POST", "/v1/audit"))
+        return json.loads(body)
+
     def test_batch(self) -> None:
-        """A batch is one call; its answer is the number that auth has kept."""
+        """A batch is one call; its answer is the number that auth has kept.  Events go as they are."""
         send = sender(self.call, lambda: "me")
-        event = {"event": "db.session.end", "server_id": "me"}
-        self.assertEqual(self.successResultOf(send([(7, event), (8, event)])), 8)
-        events = [{"seq": 7, "event": event}, {"seq": 8, "event": event}]
-        self.assertEqual(self.calls, [("POST", "/v1/audit", {"events": events})])
+        first = EncodedEvent('{"event": "db.session.end",   "server_id":"me"}')
+        last = EncodedEvent('{"event":"db.session.end","x":"\\u001b","server_id":"me"}')
+        self.assertEqual(self.successResultOf(send([(7, first), (8, last)])), 8)
+        self.assertEqual(self.sent(), {"events": [{"seq": 7, "event": first}, {"seq": 8, "event": last}]})
+        self.assertIn(first.json.encode() + b"}", self.calls[0][2])
 
     def test_joined_anew(self) -> None:
         """Events of before the host got another id are not stuck: they say who recorded them."""
         send = sender(self.call, lambda: "new")
-        before = {"event": "db.session.end", "server_id": "old"}
-        self.successResultOf(send([(1, before)]))
-        sent = self.calls[0][2]["events"][0]["event"]
-        self.assertEqual(sent, {"event": "db.session.end", "server_id": "new", "recorded_by": "old"})
+        before = EncodedEvent('{"event":"db.session.end","server_id":"old"}')
+        hidden = EncodedEvent('{"server_id":"old","parameters":{"a":"b","server_id":"new"}}')
+        self.successResultOf(send([(1, before), (2, hidden)]))
+        first, second = (entry["event"] for entry in self.sent()["events"])
+        self.assertEqual(first, {"event": "db.session.end", "server_id": "new", "recorded_by": "old"})
+        self.assertEqual((second["server_id"], second["recorded_by"]), ("new", "old"))
         self.assertEqual(before["server_id"], "old")

@@ -7,13 +7,15 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from teleport_db.audit.events import EncodedEvent
 from teleport_db.audit.shipping import FIRST_RETRY, GATHER, LAST_RETRY, Shipper
 from teleport_db.audit.spool import Spool
-from teleport_db.errors import AuditUnavailable, ConnectionTrouble
+from teleport_db.errors import AuditUnavailable, BadRequest, ConnectionTrouble
 
-Batch = list[tuple[int, dict[str, Any]]]
+Batch = list[tuple[int, EncodedEvent]]
 
 
 class ShipperTests(SynchronousTestCase):
@@ -162,6 +164,19 @@ class ShipperTests(SynchronousTestCase):
         self.assertEqual(self.sent, [])
         self.assertRaises(AuditUnavailable, self.spool.append, [{}])
         shipper.stop()
+
+    def test_damaged(self) -> None:
+        """What auth refuses because the disk has changed it is told by its number."""
+        self.append(2)
+        segment = next(self.spool.directory.glob("*.jsonl"))
+        segment.write_bytes(segment.read_bytes().replace(b'{"n":%d}' % self.first, b'{"n":%s}' % (b"x" * 16)))
+        self.shipper.start()
+        self.clock.advance(0)
+        with capturedLogs() as said:
+            self.answers[0].errback(BadRequest("no JSON"))
+        self.assertIn(f"record {self.first} ", said[-1]["detail"])
+        self.assertEqual(self.spool.pending, 2)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
     def test_stop(self) -> None:
         """What is in flight is cancelled, and nothing starts again."""

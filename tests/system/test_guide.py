@@ -151,7 +151,7 @@ class GuideTests(SynchronousTestCase):
         until(lambda: self.world.events(sid=query["sid"], event="db.session.end"), "the end of the session")
         session = self.world.events(sid=query["sid"])
         kinds = [event["event"] for event in sorted(session, key=lambda event: event["ei"])]
-        self.assertEqual(kinds, ["db.session.start", "db.session.query", "db.session.end"])
+        self.assertEqual(kinds, ["db.session.start", "db.session.query", "db.session.result", "db.session.end"])
 
     def test_token_works_once(self) -> None:
         """The command that tctl tokens add prints joins; with another data directory it is refused."""

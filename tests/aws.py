@@ -29,6 +29,7 @@ ACCOUNT = "123456789012"
 REGION = "us-west-1"
 #: An address where nobody listens: what asks it fails at once.
 NOWHERE = "http://127.0.0.1:9"
+DENIAL = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>not authorized</Message></Error></ErrorResponse>"
 
 
 def environment(directory: str | Path, endpoint: str = NOWHERE, *, credentials: bool = True) -> dict[str, str]:
@@ -69,10 +70,14 @@ class Moto:
     """
 
     def __init__(self) -> None:
+        from moto.iam.responses import IamResponse
         from moto.server import ThreadedMotoServer
 
+        # What moto has not it would answer with a traceback on stderr; here nobody may ask for it.
+        IamResponse.simulate_principal_policy = lambda _: (DENIAL, {"status": 403})
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self._clients: dict[tuple[str, str], Any] = {}
         self._server.start()
         host, port = self._server.get_host_and_port()
         self.url = f"http://{host}:{port}"
@@ -90,7 +95,10 @@ class Moto:
         """A client of the account's owner."""
         import boto3
 
-        return boto3.session.Session(KEY, SECRET, region_name=region).client(name, endpoint_url=self.url)
+        if (name, region) not in self._clients:
+            session = boto3.session.Session(KEY, SECRET, region_name=region)
+            self._clients[name, region] = session.client(name, endpoint_url=self.url)
+        return self._clients[name, region]
 
     def close(self) -> None:
         """Stop it."""

@@ -86,6 +86,11 @@ db_service:
   #   - name: version
   #     command: ["/usr/local/bin/pg-version", "--short"]
   #     period: 5m
+  # Databases of Amazon RDS and Aurora, found by their tags:
+  # aws:
+  # - types: [rds]
+  #   regions: [us-east-1]
+  #   tags: {env: [dev, stage]}
 """
 
 

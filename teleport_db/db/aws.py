@@ -178,10 +178,12 @@ def permission_of(error: Exception) -> str:
     return f"{service}:{operation}"
 
 
-def explain(error: Exception, source: Source) -> str:
+def explain(error: Exception, source: Source, *, verbose: bool = False) -> str:
     """What went wrong at AWS and what to do, in one line; nothing of it is secret.
 
     What AWS itself says names accounts and identities: that is for the agent's own log.
+
+    :param verbose: whoever reads this has these credentials, and may read AWS's words where there are none of ours.
     """
     code = code_of(error)
     role = source.assume_role_arn
@@ -208,4 +210,4 @@ def explain(error: Exception, source: Source) -> str:
             f"AWS could not be reached in {source.region} ({code}): check this agent's network, HTTPS_PROXY or VPC "
             "endpoints, and aws.region"
         )
-    return f"AWS refused ({code}); this agent's log has its words"
+    return f"AWS refused: {error}" if verbose else f"AWS refused ({code}); this agent's log has its words"

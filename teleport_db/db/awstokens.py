@@ -35,7 +35,7 @@ AWS_SECONDS = 20.0
 
 #: Whose certificates are for all names beside the host's own.  Source: "Using TLS/SSL with RDS Proxy" of the RDS user
 #: guide; custom endpoints come and go without a new certificate of the instances.
-_WILDCARDS = (Kind.CUSTOM, Kind.PROXY)
+WILDCARDS = (Kind.CUSTOM, Kind.PROXY)
 
 
 @implementer(ICredentialSource)
@@ -97,7 +97,7 @@ class AmazonCredentials:
             token.encode(),
             methods=("password",),
             name=f"an IAM token for {amazon.region}{role}",
-            wildcard=kind in _WILDCARDS,
+            wildcard=kind in WILDCARDS,
             trust=trust,
             advise=advise,
         )

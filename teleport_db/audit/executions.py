@@ -177,5 +177,11 @@ def _parameters(portal: Portal) -> str:
     if portal.secret:
         stars = STARS.decode()
         return _pieces({"db_query_parameters": [None if value is None else stars for value in bind.parameters]})
+    if not bind.formats:
+        try:
+            shown = [quote(value.decode()) if value is not None else "null" for value in bind.parameters]
+            return f'"db_query_parameters":[{",".join(shown)}],'
+        except UnicodeDecodeError:
+            pass
     types = () if prepared is None else prepared.types
     return _pieces(list_fields("db_query_parameters", bind.parameters, bind.formats, types))

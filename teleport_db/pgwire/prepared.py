@@ -144,35 +144,31 @@ class Execution:
     :ivar lost: the session ended before an answer came.
     """
 
-    __slots__ = (
-        *("affected", "answered", "completed", "copying", "deallocates", "doubtful", "function", "id", "kind"),
-        *("limit", "lost", "portal", "portal_name", "received", "rows", "sent", "skipped", "sql", "sqlstate"),
-        *("started", "suspended", "tags"),
-    )
+    # What most executions never set is the class's: these are made on the byte path.
+    sql: bytes | None = None
+    portal: Portal | None = None
+    portal_name = b""
+    limit = 0
+    function: FunctionCall | None = None
+    doubtful = False
+    deallocates = b""
+    started = 0.0
+    answered = False
+    copying = False
+    tags: tuple[bytes, ...] = ()
+    completed = 0
+    affected = 0
+    rows = 0
+    received = 0
+    sqlstate = ""
+    suspended = False
+    skipped = False
+    lost = False
 
     def __init__(self, kind: int, id: int, sent: int) -> None:
         self.kind = kind
         self.id = id
-        self.sql: bytes | None = None
-        self.portal: Portal | None = None
-        self.portal_name = b""
-        self.limit = 0
-        self.function: FunctionCall | None = None
-        self.doubtful = False
-        self.deallocates = b""
-        self.started = 0.0
-        self.answered = False
-        self.copying = False
-        self.tags: list[bytes] = []
-        self.completed = 0
-        self.affected = 0
-        self.rows = 0
         self.sent = sent
-        self.received = 0
-        self.sqlstate = ""
-        self.suspended = False
-        self.skipped = False
-        self.lost = False
 
     @property
     def whole(self) -> bool:
@@ -189,7 +185,7 @@ class Execution:
         self.answered = True
         self.completed += 1
         if len(self.tags) < MAX_TAGS:
-            self.tags.append(tag)
+            self.tags += (tag,)
         number = tag[tag.rfind(b" ") + 1 :]
         if number.isdigit() and len(number) < 19:
             self.affected += int(number)

@@ -63,7 +63,7 @@ def walk(data: bytes, left: int, rows: int, size: int) -> tuple[list[Answer], in
         if keep < 0:
             if kind == _DATA_ROW:
                 rows += 1
-                if following < end:
+                if following < end and data[following] == _DATA_ROW:
                     # Rows of one table often have one length.
                     alike, step = data[position : position + HEADER_SIZE], 1 + length
                     while data.startswith(alike, following):

@@ -316,7 +316,7 @@ class OutcomeTests(Case):
         answer = PARSED + BOUND + row * 3 + message(b"C", b"INSERT 0 5\0")
         self.both.server(answer + READY)
         one = self.result()
-        self.assertEqual((one.success, one.tags, one.affected, one.rows), (True, [b"INSERT 0 5"], 5, 3))
+        self.assertEqual((one.success, one.tags, one.affected, one.rows), (True, (b"INSERT 0 5",), 5, 3))
         self.assertEqual((one.sent, one.received), (len(b"".join(wires)), len(answer)))
 
     def test_several_statements(self) -> None:
@@ -332,7 +332,7 @@ class OutcomeTests(Case):
     def test_nothing_to_run(self) -> None:
         self.both.client(query(b""), parse(b"", b""), bind(b"", b""), execute(b""), SYNC)
         self.both.server(message(b"I") + READY + PARSED + BOUND + message(b"I") + READY)
-        self.assertEqual([(one.success, one.tags) for one in self.both.results], [(True, []), (True, [])])
+        self.assertEqual([(one.success, one.tags) for one in self.both.results], [(True, ()), (True, ())])
 
     def test_suspended(self) -> None:
         """A portal that is read in pieces: an execution each, with the one text."""

@@ -12,7 +12,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -118,10 +124,18 @@ class Forwarder(Side):
     :param endpoint: where the bytes go.
     :param answered: called once, when the peer answers to what the other end has said: of TLS that is the
         rest of the handshake, and a ClientHello alone, which costs nothing to repeat, is not.
+    :param preface: makes, of this side's peer, what the other end is told before the bytes.
     """
 
-    def __init__(self, endpoint: IStreamClientEndpoint, answered: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        answered: Callable[[], None] | None = None,
+        *,
+        preface: Callable[[IAddress], bytes] = lambda peer: b"",
+    ) -> None:
         super().__init__()
+        self._preface = preface
         self._endpoint = endpoint
         self._answered = answered
         self._far: _Far | None = None
@@ -143,9 +157,11 @@ class Forwarder(Side):
     def _made(self, other: _Far) -> None:
         self._connecting = None
         self._far = other
+        transport: Any = self.transport
+        if preface := self._preface(transport.getPeer()):
+            other.transport.write(preface)  # type: ignore[union-attr]
         self.join(other)
         if self.reason is None:
-            transport: Any = self.transport
             transport.resumeProducing()
 
     def _failed(self, reason: Failure) -> None:

@@ -18,8 +18,10 @@ from teleport_db.audit.log import AuditLog
 from teleport_db.auth.http import auth_site
 from teleport_db.auth.server import AuthServer
 from teleport_db.certs.files import write_secret
-from teleport_db.certs.tls import server_context
+from teleport_db.certs.tls import peer_identity, server_context
 from teleport_db.config.model import Config
+from teleport_db.errors import AuthenticationFailed
+from teleport_db.net.origin import OriginFactory
 from teleport_db.net.tcp import listen
 from teleport_db.net.tlslayer import TLSServerFactory
 from teleport_db.net.unsettled import Unsettled
@@ -101,7 +103,8 @@ class AuthProcess(Service):
             "api", lambda host: server_context(host.server, client_cas=clients, alpn=[ALPN_AUTH, ALPN_JOIN])
         )
         site = auth_site(self.server, reactor=reactor)
-        factory = TLSServerFactory(site, context, clock=reactor, unsettled=Unsettled())
+        secured = TLSServerFactory(site, context, clock=reactor, unsettled=Unsettled())
+        factory = OriginFactory(secured, self._check_proxy, clock=reactor)
         address = config.auth.listen_addr
         self.port = listen(reactor, address.port, factory, interface=address.host)
         self._closers.add(self.port.stopListening)
@@ -113,6 +116,17 @@ class AuthProcess(Service):
             cluster=self.server.cluster_name,
             address=bound,
         )
+
+    def _check_proxy(self, certificate: bytes) -> None:
+        """Only a proxy of this cluster, locked or removed it is none, says where a connection comes from."""
+        server = self.server
+        identity = peer_identity(
+            certificate, user_ca=None, host_ca=server.cas()["host"].encode(), now=self._reactor.seconds()
+        )
+        if "proxy" not in identity.roles:
+            raise AuthenticationFailed(f"{identity.name} is no proxy")
+        server.removals.check(identity)
+        server.locks.check(identity)
 
     def _write_admin(self, data: str) -> None:
         """The identity with which ``tctl`` on this host calls; made anew at each start."""

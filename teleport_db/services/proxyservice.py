@@ -25,12 +25,14 @@ from teleport_db.audit.shipping import Shipper
 from teleport_db.audit.spool import Spool
 from teleport_db.audit.uids import uid_source
 from teleport_db.certs.files import read_secret, write_public, write_secret
+from teleport_db.certs.keys import der, load_certificate, load_private
 from teleport_db.certs.tls import KeyPair, client_context, peer_identity, server_context
 from teleport_db.certs.web import self_signed, serves
 from teleport_db.config.model import Address, Config
 from teleport_db.errors import AuditUnavailable, AuthenticationFailed, ConfigError
 from teleport_db.identity import Identity, auth_name
 from teleport_db.net.http import BoundedSite
+from teleport_db.net.origin import OriginSigner
 from teleport_db.net.tcp import connector, listen
 from teleport_db.net.tlslayer import TLSClientEndpoint
 from teleport_db.proxy.barred import KINDS, Barred
@@ -92,6 +94,7 @@ class ProxyProcess(Service):
         self._barred = Barred(clock=reactor, changed=self._drop_soon)
         self._dropping: IDelayedCall | None = None
         self._watch = Watcher(self.api.call, KINDS, self._barred.apply, clock=reactor)
+        self._signer: tuple[KeyPair, OriginSigner] | None = None
         self._asking: Deferred[None] | None = None
         self._closers = Closers()
         self._spool = Spool(os.path.join(config.teleport.data_dir, "spool", "proxy"))
@@ -160,7 +163,7 @@ class ProxyProcess(Service):
                     _settle_at_once(join.buildProtocol),
                     host.context("join", lambda held: server_context(held.server, alpn=[ALPN_JOIN])),
                 ),
-                ALPN_AUTH: Door(lambda address, settled: Forwarder(self._auth, settled), None),
+                ALPN_AUTH: Door(lambda address, settled: self._to_auth(settled), None),
             },
             cancel=self.gateway.cancel,
             clock=reactor,
@@ -184,10 +187,21 @@ class ProxyProcess(Service):
         return AgentTunnel(
             identify=self._identify_agent,
             router=self.router,
-            accept=Factory.forProtocol(lambda: Forwarder(self._auth)),
+            accept=Factory.forProtocol(self._to_auth),
             clock=self._reactor,
             settled=settled,
         )
+
+    def _to_auth(self, answered: Callable[[], None] | None = None) -> Forwarder:
+        """One connection that is passed on to auth, with where it comes from."""
+        return Forwarder(self._auth, answered, preface=self._origin)
+
+    def _origin(self, peer: IAddress) -> bytes:
+        held = self._host.credentials
+        if self._signer is None or self._signer[0] is not held.client:
+            signer = OriginSigner(der(load_certificate(held.client.certificate_pem)), load_private(held.client.key_pem))
+            self._signer = held.client, signer
+        return self._signer[1].preface(peer, self._reactor.seconds())
 
     def _identify_agent(self, certificate: bytes | None) -> Identity:
         if certificate is None:

@@ -1,5 +1,7 @@
 """Two administrators at once, registered databases, agents that are removed."""
 
+import os
+import sqlite3
 from typing import Any
 
 from teleport_db.auth.presence import TTL
@@ -270,3 +272,26 @@ class LockTests(AuthCase):
         await self.assertFailure(self.call("PUT", "/v1/resources/lock/l", changed), BadRequest)
         error = await self.assertFailure(self.call("GET", "/v1/resources/lock/nothing"), NotFound)
         self.assertEqual(error.public, "there is no lock/nothing")
+
+
+class StateLockedTests(AuthCase):
+    """Another program holds the state, as a backup does."""
+
+    async def test_fault_sqlite_locked(self) -> None:
+        """Reads are answered and hosts are heard; a change waits for its turn, and is made once."""
+        agent = self.host("db")
+        snapshot = await self.call("GET", "/v1/watch", by=agent, query={"kinds": "role"})
+        other = sqlite3.connect(os.path.join(self.directory, "state.sqlite"), isolation_level=None)
+        self.addCleanup(other.close)
+        other.execute("BEGIN IMMEDIATE")
+        making = self.call("POST", "/v1/resources/role", role())
+        query = {"kinds": "role", "since": snapshot["revision"], "timeout": 20}
+        poll = self.call("GET", "/v1/watch", by=agent, query=query)
+        for path in ("/v1/status", "/v1/databases", "/v1/resources/role", "/v1/ping"):
+            await self.call("GET", path)
+        self.assertFalse(making.called or poll.called)
+        other.execute("COMMIT")
+        await making
+        (change,) = (await poll)["changes"]
+        self.assertEqual(change["name"], "dba")
+        self.assertEqual(self.audit.codes(), ["T9000I"])

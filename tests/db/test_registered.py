@@ -170,7 +170,7 @@ class AwayTests(KnowingCase):
     def starts(self) -> list[dict[str, Any]]:
         return [event for event in self.auth.events if event["event"] == "db.session.start"]
 
-    def test_best_effort(self) -> None:
+    def test_security_row_16_auth_away(self) -> None:
         """New sessions by what was known last, which the record says, up to an age; running ones go on."""
         self.agent = self.changed_agent(away=AuthAway(BEST_EFFORT, 600, clock=self.cluster.clock))
         self.start()

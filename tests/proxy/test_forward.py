@@ -176,6 +176,16 @@ class ForwarderTests(SynchronousTestCase):
         far.flush()
         self.assertEqual(self.b.received, b"sniffed rest")
 
+    def test_preface(self) -> None:
+        """What the far end is told of the peer stands before everything else."""
+        self.endpoint = Later()
+        self.forwarder = Forwarder(self.endpoint, preface=lambda peer: f"from {peer.port}; ".encode())  # type: ignore
+        self.near = pair(self.a, self.forwarder)
+        self.forwarder.dataReceived(b"sniffed")
+        far = self.far()
+        far.flush()
+        self.assertRegex(self.b.received, rb"^from [0-9]+; sniffed$")
+
     def test_answered(self) -> None:
         """A peer that only asks has said nothing yet; one that goes on after an answer has, once."""
         self.forwarder.dataReceived(b"hello")

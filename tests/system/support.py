@@ -463,6 +463,26 @@ class World:
         return until(lambda: self.events(**only), lambda: f"an event with {only}")
 
 
+def metrics_world(*people: str, sql: str = "", names: str = "metrics") -> World:
+    """auth and proxy, an agent of ``aurora``, and people who have logged in to alice's database ``metrics`` there.
+
+    :param people: alice alone, if nobody is named.
+    :param sql: more for the server to begin with.
+    :param names: databases that they may open.
+    """
+    with closing_on_failure(World()) as world:
+        world.start_auth()
+        world.certify()
+        world.postgres.sql(f"CREATE USER alice; CREATE DATABASE metrics OWNER alice; {sql}")
+        world.agent("aurora", f"--token={STATIC_TOKEN}", "--insecure").until_up()
+        world.until_served("aurora")
+        for name in people or ("alice",):
+            person = world.person(name).invited(f"--db-names={names}", "--db-users=alice")
+            person.login()
+            person.tsh("db", "login", "--db-user=alice", "--db-name=metrics", "aurora")
+    return world
+
+
 def free_ports(count: int) -> list[int]:
     """So many different free ports."""
     found: list[int] = []

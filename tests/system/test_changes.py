@@ -7,22 +7,12 @@ import re
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import postgres
-from tests.system.support import STATIC_TOKEN, Process, World, closing_on_failure, shared, until
+from tests.system.support import Process, World, metrics_world, shared, until
 
 
 def build() -> World:
-    """auth and proxy, an agent, alice at her database."""
-    with closing_on_failure(World()) as world:
-        world.start_auth()
-        world.certify()
-        world.postgres.sql("CREATE USER alice; CREATE DATABASE metrics OWNER alice;")
-        world.agent("aurora", f"--token={STATIC_TOKEN}", "--insecure").until_up()
-        world.until_served("aurora")
-        for name in ("alice", "bob"):
-            person = world.person(name).invited("--db-names=metrics", "--db-users=alice")
-            person.login()
-            person.tsh("db", "login", "--db-user=alice", "--db-name=metrics", "aurora")
-    return world
+    """Two people at one database."""
+    return metrics_world("alice", "bob")
 
 
 class ChangeTests(SynchronousTestCase):

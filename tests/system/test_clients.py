@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import postgres
-from tests.system.support import PATIENCE, STATIC_TOKEN, World, closing_on_failure, run, shared, until
+from tests.system.support import PATIENCE, World, metrics_world, run, shared, until
 
 #: Debian's libpostgresql-jdbc-java.
 JDBC = Path("/usr/share/java/postgresql.jar")
@@ -71,19 +71,8 @@ Base.metadata.drop_all(engine)
 
 
 def build() -> World:
-    """auth and proxy, an agent, alice at her database."""
-    with closing_on_failure(World()) as world:
-        world.start_auth()
-        world.certify()
-        world.postgres.sql(
-            "CREATE USER alice; CREATE DATABASE metrics OWNER alice; CREATE DATABASE copied OWNER alice;"
-        )
-        world.agent("aurora", f"--token={STATIC_TOKEN}", "--insecure").until_up()
-        world.until_served("aurora")
-        alice = world.person("alice").invited("--db-names=metrics,copied", "--db-users=alice")
-        alice.login()
-        alice.tsh("db", "login", "--db-user=alice", "--db-name=metrics", "aurora")
-    return world
+    """alice at her database, and another one to copy that into."""
+    return metrics_world(sql="CREATE DATABASE copied OWNER alice;", names="metrics,copied")
 
 
 class ClientTests(SynchronousTestCase):

@@ -9,21 +9,12 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import postgres
-from tests.system.support import STATIC_TOKEN, Process, World, closing_on_failure, shared, until
+from tests.system.support import Process, World, metrics_world, shared, until
 
 
 def build() -> World:
-    """auth and proxy, an agent, alice at her database."""
-    with closing_on_failure(World()) as world:
-        world.start_auth()
-        world.certify()
-        world.postgres.sql("CREATE USER alice; CREATE DATABASE metrics OWNER alice;")
-        world.agent("aurora", f"--token={STATIC_TOKEN}", "--insecure").until_up()
-        world.until_served("aurora")
-        alice = world.person("alice").invited("--db-names=metrics", "--db-users=alice")
-        alice.login()
-        alice.tsh("db", "login", "--db-user=alice", "--db-name=metrics", "aurora")
-    return world
+    """alice at her database."""
+    return metrics_world()
 
 
 class CrashTests(SynchronousTestCase):
@@ -141,7 +132,7 @@ class CrashTests(SynchronousTestCase):
         until(lambda: self.world.postgres.sql(active) == "1", "the query to run")
         self.running("aurora").kill()
         self.assertNotEqual(psql.wait(), 0)
-        self.assertIn("server closed the connection unexpectedly", psql.said.replace("\n\t", " "))
+        self.assertIn("SSL error: unexpected eof while reading", psql.said, "as when a server's process is killed")
         self.world.agent("aurora").until_up()
         self.until_works()
         self.world.postgres.sql(

@@ -9,7 +9,7 @@ import psycopg
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import postgres
-from tests.system.support import STATIC_TOKEN, World, closing_on_failure, run, shared, until
+from tests.system.support import World, metrics_world, run, shared, until
 
 #: A line that the server logged for a statement, behind a prefix with its session; more lines begin with a tab.
 LINE = re.compile(
@@ -20,20 +20,11 @@ LINE = re.compile(
 
 
 def build() -> World:
-    """auth and proxy, an agent, alice at her database, and a server that logs everything she runs."""
-    with closing_on_failure(World()) as world:
-        world.start_auth()
-        world.certify()
-        server = world.postgres
-        server.sql("CREATE USER alice; CREATE DATABASE metrics OWNER alice; ALTER USER alice SET log_statement = 'all'")
-        server.sql("ALTER SYSTEM SET log_line_prefix = '@%c@'")
-        server.sql("SELECT pg_reload_conf()")
-        world.agent("aurora", f"--token={STATIC_TOKEN}", "--insecure").until_up()
-        world.until_served("aurora")
-        alice = world.person("alice").invited("--db-names=metrics", "--db-users=alice")
-        alice.login()
-        alice.tsh("db", "login", "--db-user=alice", "--db-name=metrics", "aurora")
-    return world
+    """alice at her database, of a server that logs everything she runs."""
+    return metrics_world(
+        sql="ALTER USER alice SET log_statement = 'all'; ALTER SYSTEM SET log_line_prefix = '@%c@';"
+        "SELECT pg_reload_conf();"
+    )
 
 
 class StatementTests(SynchronousTestCase):

@@ -2,7 +2,7 @@
 
 ::
 
-    credentials ─▶ identity ─▶ database ─▶ IAM authentication ─▶ policy ─▶ certificates ─▶ TLS ─▶ login
+    credentials ─▶ identity ─▶ clock ─▶ database ─▶ IAM authentication ─▶ policy ─▶ certificates ─▶ TLS ─▶ login
 
 A step that needs one which is missing is skipped.  Everything blocks; nothing is changed but that the bundle of
 Amazon's authorities is kept, as the agent would keep it.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -29,6 +30,7 @@ from teleport_db.db.awslookup import (
     Resource,
     allowed_to_connect,
     attached_policies,
+    clock_ahead,
     find_resource,
     present_identity,
 )
@@ -42,6 +44,8 @@ from teleport_db.pgwire.messages import PROTOCOL_3_0, TERMINATE
 OK, MISSING, SKIPPED = "ok", "MISSING", "skipped"
 #: Seconds for the connection, and for each answer of the database.
 PATIENCE = 10.0
+#: Seconds that clocks may differ by.  Source: "Troubleshooting AWS Signature Version 4".
+MAX_AHEAD = 300.0
 
 
 @attrs.frozen
@@ -77,10 +81,11 @@ class Check:
         read_file: Callable[[str], bytes],
         user: str = "",
         db_name: str = "postgres",
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._database, self._amazon = database, amazon
         self._sessions, self._files, self._read_file = sessions, files, read_file
-        self._user, self._db_name = user, db_name
+        self._user, self._db_name, self._now = user, db_name, now
         endpoint = parse_endpoint(database.uri.host)
         self._kind = Kind.INSTANCE if endpoint is None else endpoint.kind
         self._session: Session | None = None
@@ -94,6 +99,7 @@ class Check:
         aws = self._session_there
         yield self._step("AWS credentials", self._credentials)
         yield self._step("identity", self._who, needs=aws)
+        yield self._step("clock", self._clock, needs=aws)
         yield self._step("database", self._find, needs=aws)
         yield self._step("IAM authentication", self._enabled, needs=lambda: self._resource is not None)
         yield self._step("policy", self._policy, needs=lambda: bool(self._resource and self._identity))
@@ -141,6 +147,14 @@ class Check:
         except UsageError:
             raise _Missing("it is neither a user nor a role: give the agent one of its own") from None
         return self._identity.arn
+
+    def _clock(self) -> str:
+        assert self._session is not None
+        ahead = clock_ahead(self._session, self._now)
+        if abs(ahead) > MAX_AHEAD:
+            where = "ahead of" if ahead > 0 else "behind"
+            raise _Missing(f"it is {abs(ahead):.0f} seconds {where} AWS's: set it, and keep it by NTP")
+        return "it agrees with AWS's"
 
     def _find(self) -> str:
         assert self._session is not None

@@ -6,7 +6,8 @@ Everything blocks.  What botocore raises passes; :func:`teleport_db.db.aws.expla
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import attrs
@@ -75,6 +76,13 @@ def identity_of(arn: str) -> Identity:
 def present_identity(session: Session) -> Identity:
     """Whose credentials these are."""
     return identity_of(str(session.client("sts").get_caller_identity()["Arn"]))
+
+
+def clock_ahead(session: Session, now: Callable[[], float]) -> float:
+    """Seconds that this machine's clock is ahead of AWS's; negative where it is behind."""
+    answer = session.client("sts").get_caller_identity()
+    said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    return now() - parsedate_to_datetime(said).timestamp() if said else 0.0
 
 
 def find_resource(session: Session, database: Database, amazon: Amazon) -> Resource:

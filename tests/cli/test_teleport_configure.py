@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.cli import teleport
 from teleport_db.config import check, parse
+from teleport_db.config.model import Address, Amazon, Database
 from teleport_db.db import awslookup
-from teleport_db.db.aws import Session
-from teleport_db.db.awscheck import allows
+from teleport_db.db.aws import Session, Sessions
+from teleport_db.db.awsbundle import BundleFiles
+from teleport_db.db.awscheck import Check, allows
 from teleport_db.db.awslookup import allowed_to_connect, identity_of
 from teleport_db.errors import UsageError
 from tests import aws
@@ -341,7 +344,7 @@ db_service:
         self.assertEqual(
             list(found),
             [
-                *("AWS credentials", "identity", "database", "IAM authentication"),
+                *("AWS credentials", "identity", "clock", "database", "IAM authentication"),
                 *("policy", "certificates", "TLS", "login"),
             ],
         )
@@ -377,6 +380,22 @@ db_service:
         found = self.steps("--db-user=alice", fails=1, ca_cert_file=ca)
         self.assertIn("certificate", found["TLS"][1].lower())
         self.assertEqual(found["login"][0], "skipped")
+
+    def test_clock(self) -> None:
+        """A clock that is not AWS's."""
+        database = Database("one", Address("localhost", 1), aws=Amazon(REGION))
+        for ahead, said in ((1000.0, "ahead of"), (-1000.0, "behind")):
+            found = Check(
+                database,
+                database.aws,
+                sessions=Sessions(),
+                files=BundleFiles(str(self.directory), fetch=lambda url: b""),
+                read_file=lambda path: b"",
+                now=lambda ahead=ahead: time.time() + ahead,  # type: ignore[misc]
+            )
+            [clock] = [step for step in found.steps() if step.title == "clock"]
+            self.assertEqual(clock.state, "MISSING")
+            self.assertIn(said, clock.text)
 
     def test_not_enabled(self) -> None:
         self.moto.client("rds").modify_db_instance(DBInstanceIdentifier="one", EnableIAMDatabaseAuthentication=False)

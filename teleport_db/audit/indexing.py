@@ -136,22 +136,22 @@ class Indexing:
         self._timer, self._stepping = None, True
         durable = self._durable()
 
-        def step() -> tuple[float, bool]:
+        def step() -> tuple[float, int]:
             begun = self._elapsed()
             index, _ = self._open()
             taken = index.step((durable.file, durable.size), STEP)
-            return self._elapsed() - begun, taken == STEP
+            return self._elapsed() - begun, taken
 
         self._in_thread(step).addCallbacks(self._stepped, self._failed)
 
-    def _stepped(self, outcome: tuple[float, bool]) -> None:
+    def _stepped(self, outcome: tuple[float, int]) -> None:
         self._stepping = False
-        took, more = outcome
+        took, taken = outcome
         if self._stopped:
             return
-        if more:
+        if taken == STEP:
             self._timer = self._clock.callLater(took * REST, self._step)
-        elif self._index is not None and self._index.place.count < self._durable().count:
+        elif taken and self._index is not None and self._index.place.count < self._durable().count:
             self.notify()
 
     def _failed(self, failure: Failure) -> None:

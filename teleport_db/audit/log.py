@@ -5,6 +5,7 @@
     DIRECTORY/2026-11-22.jsonl   events and checkpoints, one a line (teleport_db.audit.logfile)
     DIRECTORY/keys/              the key that signs the next checkpoint (teleport_db.audit.checkpoints)
     DIRECTORY/state.json         what is known up to a place in the files, so that a start reads little
+    DIRECTORY/tip                how many lines there are, for who finds fewer
     DIRECTORY/index.sqlite       where to find what; made of the files (teleport_db.audit.index)
     DIRECTORY/lock               one process has a log
 
@@ -126,6 +127,7 @@ class AuditLog:
         self._indexing = Indexing(self.directory, lambda: self.position, clock=clock, in_thread=index_thread)
         self._waiting: list[_Waiting] = []
         self._writing: list[_Waiting] | None = None
+        self._closing = False
         self._closed: Deferred[None] | None = None
         self._signing: IDelayedCall | None = None
         self._looking: IDelayedCall | None = None
@@ -244,12 +246,12 @@ class AuditLog:
             self._state.take(source, seq, event)
         if place.file != before.file:
             self._kept_size = 0
-            if self._looking is not None:
+            if self._looking is not None and not self._closing:
                 self._keep_house()
         if place.size - self._kept_size >= STATE_EVERY:
             self._kept_size = place.size
             self._keep_state()
-        if place.unsigned and self._signing is None and self._closed is None:
+        if place.unsigned and self._signing is None and not self._closing:
             self._signing = self._clock.callLater(CHECKPOINT_SECONDS, self._sign)
         if place.count != before.count:
             self._indexing.notify()
@@ -290,6 +292,7 @@ class AuditLog:
     def close(self) -> Deferred[None]:
         """Write what waits, sign it, keep the state, let go of the directory; nothing may be sent any more."""
         closed: Deferred[None] = Deferred()
+        self._closing = True
         for timer in (self._signing, self._looking):
             if timer is not None and timer.active():
                 timer.cancel()
@@ -325,7 +328,7 @@ class AuditLog:
         if self._looking is not None and self._looking.active():
             self._looking.cancel()
         self._looking = self._clock.callLater(LOOK_SECONDS, self._keep_house)
-        if self._packing is None and self._closed is None:
+        if self._packing is None:
             self._packing = Deferred.fromCoroutine(self._house())
             self._packing.addErrback(lambda failure: self.log.failure("old audit files stay as they are", failure))
             self._packing.addCallback(self._house_kept)

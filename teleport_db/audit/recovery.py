@@ -22,7 +22,7 @@ from teleport_db.audit.appending import AppendOnly
 from teleport_db.audit.checkpoints import Checkpoint, from_kept, kept_fields, read_checkpoint
 from teleport_db.audit.logfile import LogFile
 from teleport_db.audit.sessions import Sessions
-from teleport_db.audit.writing import Position
+from teleport_db.audit.writing import Position, known_count
 from teleport_db.certs.files import sync_directory
 
 log = Logger()
@@ -105,6 +105,12 @@ def recover(directory: Path, now: float) -> State:
     elif not (directory / files[-1].name).exists():
         state.position = attrs.evolve(state.position, file=files[-1].following(day), size=0)
     _cut(directory, state.position)
+    if known_count(directory) > state.position.count:
+        log.error(
+            "the audit log ends with line {count}, and line {known} was written: its end was cut off",
+            count=state.position.count,
+            known=known_count(directory),
+        )
     return state
 
 

@@ -8,7 +8,7 @@
     nothing before it, or audit.retention   kept elsewhere: the very line is there
 
 What an edit, a cut, a swap leaves is a line that does not follow.  Who makes all lines behind it anew leaves
-checkpoints that no key has signed.  Who cuts off the end leaves a key, a state or an index that knows more of the log
+checkpoints that no key has signed.  Who cuts off the end leaves a key, a state or a tip that knows more of the log
 than there is, unless those are changed as well: that shows against a checkpoint kept elsewhere only.
 
 It reads, and changes nothing; auth may be at work meanwhile.
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import sqlite3
 from collections.abc import Callable, Iterable
 from os import PathLike, fspath
 from pathlib import Path
@@ -28,9 +27,9 @@ import attrs
 from teleport_db.audit import logfile
 from teleport_db.audit.checkpoints import Checkpoint, key_files, read_checkpoint
 from teleport_db.audit.housekeeping import RETENTION
-from teleport_db.audit.index import NAME as INDEX
 from teleport_db.audit.logfile import CHECKPOINT, LogFile
 from teleport_db.audit.recovery import kept_state
+from teleport_db.audit.writing import TIP, known_count
 from teleport_db.errors import NotFound
 
 #: Lines between two calls for progress.
@@ -204,7 +203,7 @@ def verify(
                         continue
                     walk.report.finding = walk.bad("the file is gone")
                 return walk.report
-            if witnesses.lines or witnesses.key > 1 or kept:
+            if any(count for count, _ in witnesses.lines) or witnesses.key > 1 or kept:
                 return attrs.evolve(walk.report, finding=Finding("all files of the log are gone", fspath(place)))
             break
     raise NotFound(f"there is no audit log in {place}")
@@ -273,10 +272,6 @@ def _witnesses(directory: Path) -> _Witnesses:
     state = kept_state(directory)
     if state is not None:
         found.append((state.position.count, "state.json"))
-    if (directory / INDEX).exists():
-        with contextlib.suppress(sqlite3.Error):
-            database = sqlite3.connect(f"file:{directory / INDEX}?mode=ro", uri=True)
-            with contextlib.closing(database):
-                found += [(int(count), INDEX) for (count,) in database.execute("SELECT count FROM meta")]
+    found.append((known_count(directory), TIP))
     keys = key_files(directory / "keys")
     return _Witnesses(found, keys[0][0] if keys else 0)

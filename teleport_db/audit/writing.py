@@ -11,6 +11,7 @@ A batch is on the disk whole or is taken back; only then is the place in the log
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,9 @@ from teleport_db.audit.checkpoints import Checkpoint, Point, SigningKeys, no_poi
 from teleport_db.audit.logfile import LogFile
 from teleport_db.audit.sessions import Record
 from teleport_db.certs.files import sync_directory
+
+#: The file with the number of lines that the whole log has.
+TIP = "tip"
 
 #: Lines after which a checkpoint is due, however short the time was.
 CHECKPOINT_EVERY = 10_000
@@ -65,6 +69,7 @@ class Writer:
         self._directory, self._keys, self._max_file, self._at = directory, keys, max_file, at
         self.position = position
         self._file = AppendOnly(directory / position.file.name)
+        self._tip = os.open(directory / TIP, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def write(self, records: Sequence[Record], now: float, *, sign: bool = False) -> Position:
         """Append and sync; returns the new end of the log.
@@ -96,6 +101,8 @@ class Writer:
         if turning:
             self._file.close()
             self._file = file
+        # Not synced: one that is too old is no harm, and none is newer than the log.
+        os.pwrite(self._tip, b"%020d\n" % place.count, 0)
         signed = place.checkpoint is not self.position.checkpoint
         self.position = place
         if signed:
@@ -141,3 +148,11 @@ class Writer:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        os.close(self._tip)
+
+
+def known_count(directory: Path) -> int:
+    """How many lines the log had when the last one was written, for who finds fewer; 0 when that is not known."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((directory / TIP).read_bytes()[:20])
+    return 0

@@ -92,7 +92,7 @@ class LogCase(SynchronousTestCase):
         self.opened._indexing.stop()
         self.opened._let_go()
         self.opened = None
-        for call in self.clock.getDelayedCalls():
+        for call in list(self.clock.getDelayedCalls()):
             call.cancel()
 
     def all(self, log: AuditLog, *, limit: int = 1000, after: int | None = None, **criteria: Any) -> list[Any]:

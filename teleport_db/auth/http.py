@@ -62,7 +62,7 @@ class API:
         return answer if route.method == "GET" else _shielded(answer)
 
     async def _answer(self, route: Route, request: Any, parameters: dict[str, str]) -> dict[str, Any]:
-        caller = await self.caller(request)
+        caller = await self.caller(request, shipping=route.does == "ship_audit")
         REMOTE.set(caller.address)
         authorize(route, caller, parameters)
         content = request.content.read() if request.content is not None else b""
@@ -70,14 +70,17 @@ class API:
         answer: dict[str, Any] = await getattr(self._calls, route.does)(call)
         return answer
 
-    async def caller(self, request: Any) -> Caller:
-        """Who calls, verified for every call: a connection may outlive a certificate, a lock begin meanwhile."""
+    async def caller(self, request: Any, *, shipping: bool = False) -> Caller:
+        """Who calls, verified for every call: a connection may outlive a certificate, a lock begin meanwhile.
+
+        :param shipping: of events, which a host may do for a moment after it was removed.
+        """
         certificate = getattr(request.transport, "peer_certificate", None)
         address = str(getattr(request.getClientAddress(), "host", ""))
         if certificate is None:
             return Caller(None, address)
         identity, expires = self._identity(certificate)
-        self._server.removals.check(identity)
+        self._server.removals.check(identity, shipping=shipping)
         self._server.locks.check(identity)
         if identity.kind == "host":
             return Caller(identity, address, expires)

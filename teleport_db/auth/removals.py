@@ -2,8 +2,9 @@
 
 ::
 
-    /removed_host/ID  {"by"}     as long as a certificate of the host's may last; it gets no new one
+    /removed_host/ID  {"by", "at"}     as long as a certificate of the host's may last; it gets no new one
 
+For a moment it may still ship what it has recorded, so that the sessions that end with it have their last events.
 Auth keeps them in memory, as it does locks; proxies and agents hear of them by their watch.
 """
 
@@ -26,6 +27,8 @@ from teleport_db.identity import Identity
 from teleport_db.interfaces import Change, IBackend, Item
 
 PREFIX = "/removed_host/"
+#: Seconds in which a host that was removed may still ship its events.
+LAST_WORDS_SECONDS = 5.0
 REMOVED = "this host was removed from the cluster; to come back it joins anew, with a new key and a new token"
 
 
@@ -42,7 +45,8 @@ class Removals:
         self._recorder = recorder
         self._presence = presence
         self._clock = clock
-        self._removed: set[str] = set()
+        #: When each was removed, in seconds since the epoch.
+        self._removed: dict[str, float] = {}
         self._stop: Callable[[], None] | None = None
 
     async def start(self) -> None:
@@ -59,14 +63,19 @@ class Removals:
     def _changed(self, change: Change) -> None:
         name = change.key.removeprefix(PREFIX)
         if change.item is None:
-            self._removed.discard(name)
+            self._removed.pop(name, None)
         else:
-            self._removed.add(name)
+            self._removed[name] = float(change.item.value["at"])
 
-    def check(self, identity: Identity) -> None:
-        """Raise AccessDenied when this host was removed."""
-        if identity.kind == "host":
-            self.check_id(identity.name)
+    def check(self, identity: Identity, *, shipping: bool = False) -> None:
+        """Raise AccessDenied when this host was removed.
+
+        :param shipping: it only wants to say what it has recorded.
+        """
+        removed_at = self._removed.get(identity.name) if identity.kind == "host" else None
+        if removed_at is None or (shipping and self._clock.seconds() - removed_at < LAST_WORDS_SECONDS):
+            return
+        raise AccessDenied(REMOVED)
 
     def check_id(self, host_id: str) -> None:
         """The same by a host's id."""
@@ -109,7 +118,8 @@ class Removals:
         if "db" not in host.value["roles"]:
             raise BadRequest(f"{host_id[:64]} is no agent of databases")
         # First nothing is let in any more; what is left after a crash is only what it had announced.
-        await self._backend.put(PREFIX + host_id, {"by": by}, self._clock.seconds() + HOST_TTL)
+        now = self._clock.seconds()
+        await self._backend.put(PREFIX + host_id, {"by": by, "at": now}, now + HOST_TTL)
         if host.value["token"] is not None:
             with contextlib.suppress(NotFound):
                 await self._backend.delete(TOKENS + host.value["token"])

@@ -48,12 +48,14 @@ class AuthAway:
         self._heard_at: float | None = None
         self._away = False
 
-    def heard(self, at: float | None = None) -> None:
-        """Auth has answered; or, with ``at`` (seconds since the epoch), had then, and is away since."""
-        if self._away and at is None:
+    def heard(self, at: float | None = None) -> bool:
+        """Auth has answered, and whether it was away; or, with ``at`` (seconds since the epoch), had then."""
+        back = self._away and at is None
+        if back:
             log.info("the auth service is heard of again")
         self._heard_at = self._clock.seconds() if at is None else at
         self._away = at is not None
+        return back
 
     def lost(self) -> None:
         """Auth has not answered."""

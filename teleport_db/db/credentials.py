@@ -20,7 +20,7 @@ from teleport_db.certs.keys import new_key, private_pem, public_pem
 from teleport_db.certs.tls import KeyPair, client_context
 from teleport_db.config.model import Database
 from teleport_db.db.kept import Answer, Answers
-from teleport_db.errors import ConfigError, DatabaseUnreachable
+from teleport_db.errors import ConfigError, ConnectionTrouble, DatabaseUnreachable
 from teleport_db.interfaces import Credentials, ICredentialSource
 
 #: A certificate with less than this share of its life left is replaced before it is used again.
@@ -74,11 +74,15 @@ class CertificateCredentials:
     async def _fetch(self, database: Database, user: str) -> Answer[Credentials]:
         key = new_key()
         now = self._clock.seconds()
-        answer = await self._call(
-            "POST",
-            "/v1/certificates/database-client",
-            {"service": database.name, "user": user, "public_key": public_pem(key.public_key()).decode()},
-        )
+        body = {"service": database.name, "user": user, "public_key": public_pem(key.public_key()).decode()}
+        try:
+            answer = await self._call("POST", "/v1/certificates/database-client", body)
+        except ConnectionTrouble as error:
+            raise ConnectionTrouble(
+                f'the auth service cannot be reached, which has to sign a certificate of database user "{user}" for the'
+                " agent; try again in a moment",
+                detail=str(error),
+            ) from error
         ca = own_ca(database, self._read_file) or answer["db_ca"].encode()
         pair = KeyPair(answer["certificate"].encode(), private_pem(key))
         expires = datetime.fromisoformat(answer["expires"]).timestamp()

@@ -4,7 +4,7 @@
 
     start       what an earlier life of this agent knew, when that is young enough
     a poll      everything, or what changed ──▶ policy, and disk ── changed ──▶ sessions are looked at anew
-                for the first time                               ── first ────▶ services are offered
+                for the first time, or again                     ── first ────▶ services are offered
     no answer   auth is away: AuthAway says what that means
 """
 
@@ -30,7 +30,7 @@ class Knowledge:
 
     :param call: the API client's ``call``.
     :param kept: where what is known is kept for the next start; nowhere when None.
-    :param first: called when the policy is known for the first time; not by :meth:`start`, when nobody is connected.
+    :param first: called when auth is heard of for the first time, or again, and may have forgotten this agent.
     :param changed: called before that, and after each change.
     :ivar policy: what is known.
     """
@@ -98,7 +98,7 @@ class Knowledge:
     def _heard(self, answer: Mapping[str, Any]) -> None:
         first, news = not self.policy.heard, bool(answer.get("changes") or answer.get("reset"))
         self.policy.apply(answer)
-        self._away.heard()
+        back = self._away.heard()
         if self._kept is not None:
             self._kept.save({**self.policy.snapshot(), **self._whose} if news else None, self._clock.seconds())
         if news:
@@ -108,5 +108,5 @@ class Knowledge:
                     " to join again, remove hosts/db.json from its data directory and give it a new token"
                 )
             self._changed()
-        if first:
+        if first or back:
             self._first()

@@ -5,10 +5,11 @@ import sqlite3
 from typing import Any
 
 from teleport_db.auth.presence import TTL
+from teleport_db.auth.removals import LAST_WORDS_SECONDS
 from teleport_db.certs.keys import der
 from teleport_db.certs.tls import peer_identity
 from teleport_db.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, RevisionConflict
-from tests.auth.support import STATIC_TOKEN, AuthCase, Key, certificate
+from tests.auth.support import CLUSTER, STATIC_TOKEN, AuthCase, Key, certificate
 
 
 def role(name: str = "dba", **spec: Any) -> dict[str, Any]:
@@ -225,6 +226,16 @@ class RemovalTests(AuthCase):
         await self.call("DELETE", f"/v1/resources/db_server/{answer['host_id']}")
         with self.assertRaises(AccessDenied):
             await self.join(key, made["token"])
+
+    async def test_last_words(self) -> None:
+        """What it has recorded is taken for a moment more, so that its sessions have their ends."""
+        host_id, agent, _ = await self.joined()
+        await self.call("DELETE", f"/v1/resources/db_server/{host_id}")
+        event = {"event": "db.session.end", "code": "TDB01I", "server_id": host_id, "cluster_name": CLUSTER}
+        body = {"events": [{"seq": 1, "event": event}]}
+        self.assertEqual(await self.call("POST", "/v1/audit", body, by=agent), {"acknowledged": 1})
+        self.clock.advance(LAST_WORDS_SECONDS)
+        await self.assertFailure(self.call("POST", "/v1/audit", body, by=agent), AccessDenied)
 
     async def test_whom(self) -> None:
         """Agents that have joined, and nobody else."""

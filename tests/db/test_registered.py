@@ -14,7 +14,7 @@ from teleport_db.config.databases import parse_database, selector
 from teleport_db.db.agent import Agent
 from teleport_db.db.away import BEST_EFFORT, STRICT, AuthAway, Kept
 from teleport_db.db.registered import Wanted
-from teleport_db.errors import AgentOffline, NoSuchDatabase
+from teleport_db.errors import AgentOffline, ConnectionTrouble, NoSuchDatabase
 from teleport_db.identity import DatabaseRoute
 from tests.cluster import CLUSTER, NOW, Client, authority, dev_role, put_user, startup, user_pair
 from tests.db.test_agent import AgentCase
@@ -208,6 +208,19 @@ class AwayTests(KnowingCase):
         self.cluster.pass_time(30)
         self.assertEqual(self.enter().messages[-1], (b"Z", b"I"))
 
+    def test_back(self) -> None:
+        """Auth, which may have forgotten the agent meanwhile, hears at once what it serves."""
+        self.start()
+        self.away()
+        self.cluster.pass_time(60)
+        self.auth.presence, self.auth.away = None, False
+        self.auth.heard.clear()
+        while ("GET", "/v1/watch") not in self.auth.heard:
+            self.cluster.pass_time(1)
+        self.cluster.settle()
+        self.assertIn(("PUT", "/v1/presence"), self.auth.heard)
+        self.assertIsNotNone(self.auth.presence)
+
     def test_lock_ends(self) -> None:
         """A lock holds while auth is away, until its own end."""
         self.start()
@@ -327,11 +340,11 @@ class WritingTests(SynchronousTestCase):
         self.assertRaises(AgentOffline, away.check)
 
 
-class AuthorityTests(CredentialsCase):
-    """A registered database that brings the authority of its server's certificate."""
+class CertificateTests(CredentialsCase):
+    """Certificates of the agent's for registered databases."""
 
     def test_own_authority(self) -> None:
-        """It is the one that is trusted, and a new one counts at once."""
+        """The authority that a resource brings is the one that is trusted, and a new one counts at once."""
         contexts = []
         for made in (authority("db"), authority("host")):
             ca_cert = made.certificate_pem.decode()
@@ -340,3 +353,14 @@ class AuthorityTests(CredentialsCase):
             self.assertEqual(context.get_ca_certs(binary_form=True), [der(load_certificate(made.certificate_pem))])
             contexts.append(context)
         self.assertEqual(len(self.calls), 2)
+
+    def test_auth_away(self) -> None:
+        """Without a certificate of before there is no way in, which is told in words."""
+        self.waits = True
+        asked = self.ask()
+        self.pending[0][0].errback(ConnectionTrouble("the connection was closed during the TLS handshake"))
+        error = self.failureResultOf(asked, ConnectionTrouble).value
+        self.assertIn(
+            'the auth service cannot be reached, which has to sign a certificate of database user "app"', str(error)
+        )
+        self.assertIn("TLS handshake", error.detail)

@@ -15,7 +15,6 @@ import attrs
 
 _WORD = re.compile(r"\w+")
 _WANTED = re.compile(r"\w+\*?")
-_ASCII = re.compile(r"[a-z0-9_]+")
 
 #: Fields that are found by their own criteria, or that nobody would remember.
 _NOT_TEXT = frozenset(
@@ -23,12 +22,12 @@ _NOT_TEXT = frozenset(
     | {"db_service", "db_protocol", "db_uri", "db_name", "db_user", "sqlstate", "sha256"}
 )
 
-#: Bytes of a word that count; what is longer is found by its beginning.
+#: Characters of a word that count.
 MAX_WORD = 64
 
 
 def words(text: str) -> set[str]:
-    """The words of a text, as they are kept: ASCII, lower case, others by their bytes."""
+    """The words of a text, as they are kept: ASCII, lower case, other letters by their numbers."""
     if text.isascii():
         return {word[:MAX_WORD] for word in _WORD.findall(text.lower())}
     return {_spelt(word) for word in _WORD.findall(text.casefold())}
@@ -36,7 +35,8 @@ def words(text: str) -> set[str]:
 
 def _spelt(word: str) -> str:
     # No tokenizer of a database's may know other letters, or fold them otherwise, than this module does.
-    return word[:MAX_WORD] if _ASCII.fullmatch(word) else "u" + word.encode()[:MAX_WORD].hex()
+    word = word[:MAX_WORD]
+    return word if word.isascii() else "".join(c if c.isascii() else f"_{ord(c):x}_" for c in word)
 
 
 def wanted_words(text: str) -> tuple[tuple[str, bool], ...]:

@@ -166,17 +166,20 @@ class Rows:
         self.assertEqual(error(said)["C"], "26000")
 
     def test_row_07_startup_parameters(self) -> None:
-        """Who would change the effective user is refused; other settings take effect and are recorded."""
+        """Who would change the effective user to one of no role is refused; other settings take effect, recorded."""
         for name, value in (
-            (b"options", b"-c role=postgres"),
-            (b"options", b"--session-authorization=postgres"),
-            (b"options", b"-c search_path=x -crole=postgres"),
-            (b"role", b"postgres"),
-            (b"ROLE", b"postgres"),
-            (b"session_authorization", b"postgres"),
+            (b"options", b"-c role=stranger"),
+            (b"options", b"--session-authorization=stranger"),
+            (b"options", b"-c search_path=x -crole=stranger"),
+            (b"role", b"stranger"),
+            (b"ROLE", b"stranger"),
+            (b"session_authorization", b"stranger"),
         ):
             said = self.login(ALICE, METRICS, (name, value))
-            self.assertRefused(said, "42501", "would change the effective database user")
+            self.assertRefused(said, "42501", "to which the connection's parameters would change")
+        # One that the roles allow is for PostgreSQL to decide on.
+        said = self.login(ALICE, METRICS, (b"role", b"postgres"))
+        self.assertRefused(said, "42501", 'permission denied to set role "postgres"')
         raw = self.session(options="-c search_path=elsewhere -c work_mem=1234kB", application_name="seventh")
         self.assertEqual(rows(raw.ask(query(b"SHOW search_path; SHOW work_mem"))), [[b"elsewhere"], [b"1234kB"]])
         until(lambda: any("search_path=elsewhere" in line for line in self._options()), "the parameters in the log")

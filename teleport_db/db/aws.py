@@ -204,7 +204,7 @@ def explain(error: Exception, source: Source, *, verbose: bool = False) -> str:
     if code in _CODES:
         return _CODES[code]
     if code in THROTTLED:
-        return f"AWS takes no more calls of this account just now ({code}); it is tried again"
+        return f"AWS takes no more calls of this account just now ({code}): it is to be tried again later"
     if code in ("SSLError", "ProxyConnectionError") or code in _UNREACHABLE:
         return (
             f"AWS could not be reached in {source.region} ({code}): check this agent's network, HTTPS_PROXY or VPC "

@@ -75,12 +75,12 @@ class AmazonCredentials:
         endpoint = parse_endpoint(database.uri.host)
         kind = Kind.INSTANCE if endpoint is None else endpoint.kind
         pem: bytes | None = own_ca(database, self._read_file)
-        trust = "its certificate was verified with the CA file of this database service"
+        trust = "its certificate is verified with the CA file of this database service"
         if not pem and kind is Kind.PROXY:
             pem, trust = None, "RDS Proxy has public certificates: this agent's machine has to trust Amazon's roots"
         elif not pem:
             pem = await self._bundles.pem(amazon.region)
-            trust = f"its certificate was verified with Amazon's bundle for {amazon.region}: check aws.region and uri"
+            trust = f"its certificate is verified with Amazon's bundle for {amazon.region}: check aws.region and uri"
         context = self._contexts.of(database.name, pem)
         source = Source.of(amazon)
         key = (source, database.uri, user)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import os
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,16 @@ class TokenTests(Case):
         asked = self.source.credentials_for(AURORA, "alice")
         self.clock.advance(AWS_SECONDS)
         self.assertIn("did not answer", str(self.failureResultOf(asked, DatabaseUnreachable).value))
+
+
+class ImportTests(SynchronousTestCase):
+    def test_late(self) -> None:
+        """boto3 takes a third of a second to import: services and commands begin without it."""
+        modules = ("services", "services.discovery", "cli.teleport_start", "cli.teleport_aws", "cli.tsh", "cli.tctl")
+        lines = [*(f"import teleport_db.{module}" for module in modules), "import sys"]
+        lines.append("print([name for name in sys.modules if name.startswith(('boto', 's3transfer'))])")
+        said = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+        self.assertEqual(said.stdout, "[]\n")
 
 
 class AuthorityTests(Case):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.access import builtin_roles
-from teleport_db.access.expectations import Suite, add_document
+from teleport_db.access.expectations import Person, Suite, add_document
 from teleport_db.config import load_documents
 from teleport_db.errors import ConfigError
+
+EXAMPLES = Path(__file__).parent.parent.parent / "docs/examples/access.yaml"
 
 ROLE = """\
 kind: role
@@ -165,13 +168,61 @@ class RefusalTests(SynchronousTestCase):
             self.assertIn(expected, str(error))
 
 
+class MutationTests(SynchronousTestCase):
+    """Whatever stands in a file, it is read or refused with a place; nothing else happens."""
+
+    def test_mutations(self) -> None:
+        dice = random.Random(15)
+        role, tests = EXAMPLES.read_text().split("---\n")[7:10:2]
+        pieces = [
+            "",
+            "yes",
+            "[]",
+            "{}",
+            "-",
+            ": ",
+            "'",
+            '"',
+            "\n",
+            "  ",
+            "~",
+            "*",
+            "^(",
+            "{{",
+            "}}",
+            "8h",
+            "1e9",
+            "\t",
+            "?",
+        ]
+        refused = 0
+        for _ in range(1500):
+            text = dice.choice((role, tests))
+            for _ in range(dice.randint(1, 4)):
+                start = dice.randrange(len(text))
+                end = start + dice.choice((0, 0, 1, 3, 12))
+                text = text[:start] + dice.choice([*pieces, text[end : end + 9]]) + text[end:]
+            try:
+                made = suite(text)
+            except ConfigError as error:
+                refused += 1
+                self.assertRegex(str(error), r"^f\.yaml:[0-9]+(:[0-9]+)?: ")
+                continue
+            for name in {*made.unknown_users(), *made.unknown_databases()}:
+                made.users.setdefault(name, Person())
+                made.databases.setdefault(name, {})
+            made.absent |= {*made.unknown_roles()}
+            list(made.run())
+        self.assertGreater(refused, 500)
+        self.assertLess(refused, 1450)
+
+
 class ExampleTests(SynchronousTestCase):
     """The examples of the documentation."""
 
     def test_examples(self) -> None:
         """All of them hold, and they need no cluster; every role and user of theirs is there for something."""
-        file = Path(__file__).parent.parent.parent / "docs/examples/access.yaml"
-        made = suite(file.read_text())
+        made = suite(EXAMPLES.read_text())
         self.assertEqual((made.unknown_users(), made.unknown_databases(), made.unknown_roles()), ([], [], []))
         self.assertEqual([str(outcome) for outcome in made.run() if not outcome.holds], [])
         self.assertGreater(len(made.expectations), 60)

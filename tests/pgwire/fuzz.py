@@ -214,6 +214,8 @@ def fuzz_startup(_: random.Random, data: bytes) -> None:
     message = StartupMessage.parse(data)
     _require(message.raw == data, "the startup is not what came")
     _require(0 < len(message.user.encode()) < 64 and 0 < len(message.database.encode()) < 64, "names are out of bounds")
+    _require(all(len(target.encode()) < 64 for target in message.role_targets), "a target is out of bounds")
+    _require((message.replication_kind == "") == (message.replication is None), "a replication connection is none")
     message.check()
 
 

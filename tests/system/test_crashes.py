@@ -72,6 +72,13 @@ class CrashTests(SynchronousTestCase):
         ours = [event for event in events if str(event.get("db_query", "")).startswith(f"SELECT '{label}-")]
         texts = [event["db_query"] for event in ours]
         self.assertEqual(len(texts), len(set(texts)), "a statement was recorded twice")
+        done = {
+            (event["sid"], event["statement_id"])
+            for event in events
+            if event["event"] == "db.session.result" and event["success"]
+        }
+        ended = {event["db_query"] for event in ours if (event["sid"], event["statement_id"]) in done}
+        self.assertFalse([text for text in seen if f"SELECT '{text}';" not in ended], "complete, and without a result")
         numbers: dict[str, list[int]] = {}
         sessions = {event["sid"] for event in ours}
         for event in events:

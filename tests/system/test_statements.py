@@ -18,6 +18,14 @@ LINE = re.compile(
     re.MULTILINE,
 )
 
+STRICT = """\
+kind: role
+version: v3
+metadata: {name: strict}
+spec:
+  options: {record_session: {default: strict}}
+"""
+
 
 def build() -> World:
     """alice at her database, of a server that logs everything she runs."""
@@ -168,6 +176,19 @@ class StatementTests(SynchronousTestCase):
         self.assertEqual([event["success"] for event in results], [True, True, True, False, True, False])
         self.assertGreater(results[2]["bytes_received"], 500 * 100)
         self.assertGreater(results[4]["bytes_sent"], 2000)
+
+    def test_strict(self) -> None:
+        """Statements of a strict role run when their record is on the disk; the log and the answers are the same."""
+        role = self.world.file("strict.yaml", STRICT)
+        self.world.tctl("create", "-f", str(role))
+        self.world.tctl("users", "update", "alice", "--set-roles=access,strict")
+        try:
+            with self.connect(autocommit=True) as connection, connection.pipeline():
+                found = [connection.execute("SELECT %s::int", (number,)) for number in range(200)]
+            self.assertEqual([each.fetchone() for each in found], [(number,) for number in range(200)])
+            self.compare()
+        finally:
+            self.world.tctl("users", "update", "alice", "--set-roles=access")
 
     def test_large_objects(self) -> None:
         """psql's large objects are function calls, each with its record and its result."""

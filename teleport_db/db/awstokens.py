@@ -87,9 +87,11 @@ class AmazonCredentials:
         token = await self._kept.get(key, lambda: self._token(database, user, source))
 
         def advise(error: TeleportDBError) -> str:
-            self._kept.forget(key)
-            self._sessions.forget(source)
-            return advice(error, amazon, user)
+            said = advice(error, amazon, user)
+            if said:  # it was about the token, and not about a database that is not there
+                self._kept.forget(key)
+                self._sessions.forget(source)
+            return said
 
         role = f" of {source.assume_role_arn}" if source.assume_role_arn else ""
         return Credentials(

@@ -319,5 +319,7 @@ class RefusedTests(Case):
         first = self.ask()
         os.environ["AWS_ACCESS_KEY_ID"] = "AKIAOTHEROTHEROTHER0"
         assert first.advise is not None
+        first.advise(DatabaseRefused({"M": 'database "x" does not exist'}, b""))
+        self.assertEqual(self.ask().password, first.password)
         first.advise(DatabaseRefused({"M": 'PAM authentication failed for user "alice"'}, b""))
         self.assertIn(b"AKIAOTHEROTHEROTHER0", self.ask().password)

@@ -11,6 +11,7 @@ from teleport_db.auth import body as fields
 from teleport_db.auth import storing
 from teleport_db.auth.accesscalls import AccessCalls
 from teleport_db.auth.auditcalls import AuditCalls
+from teleport_db.auth.certificates import asking
 from teleport_db.auth.routes import Caller
 from teleport_db.auth.server import AuthServer
 from teleport_db.auth.signing import DATABASE_SERVER_TTL, MAX_DATABASE_SERVER_TTL, Signed, bounded_ttl
@@ -128,7 +129,8 @@ class Calls(AccessCalls, AuditCalls):
     # Second factors, each user's own.
 
     async def list_devices(self, call: Call) -> dict[str, Any]:
-        return await self._server.devices.listing(call.own())
+        found = await self._server.devices.listing(call.own())
+        return {**found, "session_mfa": bool(asking(call.caller.roles))}
 
     async def begin_device(self, call: Call) -> dict[str, Any]:
         return await self._server.devices.begin(

@@ -1,6 +1,7 @@
 """``tsh db env``, ``tsh db config``, ``tsh db connect``, ``tsh play``: using a login.
 
-None but ``play``, and ``connect`` when there is no certificate yet, speaks with the cluster.
+None but ``play`` and ``connect`` speaks with the cluster; ``connect`` asks whether a role wants a one-time code by
+now, and does without the answer while auth is away.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from teleport_db.cli.output import clean, emit, format_argument
 from teleport_db.cli.profile import read_text
 from teleport_db.cli.program import Arguments, Parser
 from teleport_db.cli.session import Login, tsh_login
-from teleport_db.errors import AuthenticationFailed, NotFound, UsageError
+from teleport_db.errors import AuthenticationFailed, ConnectionTrouble, NotFound, UsageError
 
 #: Seconds that a client gets to connect with a certificate that lives for a minute.
 STARTING = 20.0
@@ -125,7 +126,7 @@ def connect(arguments: Arguments) -> None:
     """Become ``psql``; logs in to the database first when there is no certificate that lives long enough."""
     login = tsh_db.flags_login(arguments)
     name = arguments.name or _named(login, None)
-    if not _valid(login, name):
+    if not _valid(login, name) or _lacks_code(login, name):
         user, database = tsh_db.defaults(login, name)
         with login.credentials.client() as client:
             tsh_db.obtain(login, client, name, arguments.db_user or user, arguments.db_name or database)
@@ -165,6 +166,18 @@ def _chosen(login: Login, name: str | None) -> str:
             raise AuthenticationFailed(login.credentials.expired)
         raise AuthenticationFailed(f"the certificate of {clean(name)} has expired, run: tsh db login {clean(name)}")
     return name
+
+
+def _lacks_code(login: Login, name: str) -> bool:
+    """Whether a role asks for a one-time code by now that the certificate was given without."""
+    path = login.store.database_path(login.profile, name)
+    if read_certificate(read_text(path), path).identity.get("mfa"):
+        return False
+    try:
+        with login.credentials.client() as client:
+            return bool(client.call("GET", "/v1/mfa").get("session_mfa"))
+    except ConnectionTrouble:
+        return False  # while auth is away the agent decides with what there is
 
 
 def _valid(login: Login, name: str) -> bool:

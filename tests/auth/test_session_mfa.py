@@ -64,6 +64,7 @@ class SessionMFATests(SessionCase, DeviceCase):
     async def test_code(self) -> None:
         """Without a code it is asked for; with one the certificate lives a minute, says so, and when the login ends."""
         await self.give("access", "careful")
+        self.assertTrue((await self.call("GET", "/v1/mfa", by=self.alice))["session_mfa"])
         error = await self.assertFailure(self.sign(), SecondFactorRequired)
         self.assertEqual(error.public, 'role "careful" asks for a one-time code at each login to a database')
         answer = await self.sign(otp=self.next_code())
@@ -89,6 +90,7 @@ class SessionMFATests(SessionCase, DeviceCase):
 
     async def test_nobody_asks(self) -> None:
         """Where no role asks, no code counts, and the certificate lives as long as the login."""
+        self.assertFalse((await self.call("GET", "/v1/mfa", by=self.alice))["session_mfa"])
         answer = await self.sign(otp="000000")
         self.assertEqual((self.identity(answer).mfa, self.identity(answer).login_expires), (False, 0))
         self.assertEqual(self.life(answer), 3600)

@@ -265,7 +265,12 @@ class FakeCluster:
 
     def _get_mfa(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
         codes = 8 if self.devices else 0
-        return {"second_factor": self.second_factor, "devices": self.devices, "recovery_codes": codes}
+        return {
+            "second_factor": self.second_factor,
+            "devices": self.devices,
+            "recovery_codes": codes,
+            "session_mfa": bool(self.session_mfa),
+        }
 
     def _post_mfa(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
         if path == ["confirm"]:

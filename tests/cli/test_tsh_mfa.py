@@ -172,6 +172,22 @@ class SessionMFATests(CommandTestCase):
         self.succeeds(self.tsh("db", "connect", stdin="123456\nSELECT 3;\n"))
         self.assertEqual(self.certificates(), 3)
 
+    def test_begins_to_ask(self) -> None:
+        """A certificate of before is renewed when a role begins to ask; without auth it is used as it is."""
+        self.cluster.session_mfa = 0.0
+        self.succeeds(self.tsh("db", "login", "aurora"))
+        self.cluster.session_mfa = 60.0
+        psql = self.home / "psql"
+        psql.write_text("#!/bin/sh\ncat\n")
+        psql.chmod(0o755)
+        self.environment["PATH"] = f"{psql.parent}:{self.environment['PATH']}"
+        self.assertEqual(self.succeeds(self.tsh("db", "connect", "aurora", stdin="123456\nSELECT 1;\n")), "SELECT 1;\n")
+        self.assertEqual(self.certificates(), 1)
+        self.cluster.session_mfa = 0.0
+        self.succeeds(self.tsh("db", "login", "aurora"))
+        self.cluster.close()
+        self.assertEqual(self.succeeds(self.tsh("db", "connect", "aurora", stdin="SELECT 2;\n")), "SELECT 2;\n")
+
     def test_login_again(self) -> None:
         """``tsh login`` asks for no codes of databases: they are logged out of, in words."""
         self.succeeds(self.tsh("db", "login", "aurora", stdin="123456\n"))

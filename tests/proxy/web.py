@@ -49,11 +49,12 @@ class FakeAPI:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         query: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
     ) -> Deferred[dict[str, Any]]:
+        assert not isinstance(body, bytes), "the web sends objects"
         self.calls.append((method, path, body))
         return Deferred.fromCoroutine(self._call(method, path, body))
 

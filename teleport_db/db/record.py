@@ -186,7 +186,11 @@ class SessionRecord:
         return found
 
     def lost(self, executions: Executions) -> None:
-        """The session is over: write what is left to say of its statements."""
+        """The session is over: write what is left to say of its statements, but for those that never went on."""
+        for one in executions.made:
+            if isinstance(one, Execution):
+                one.id = 0
+        executions.made = []
         self._write_last(*self._statements(executions))
 
     def malformed(self, payload: bytes) -> None:

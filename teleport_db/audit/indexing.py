@@ -2,11 +2,11 @@
 
 ::
 
-    written ── 0.2 s ──▶ 2000 lines at a time, and a rest three times as long ──▶ until there are no more
+    written ── 0.2 s ──▶ 500 lines at a time, and while more are written a rest 19 times as long ──▶ until no more
     asked   ───────────▶ all that is missing, without a rest, for at most 5 s ──▶ what is found, or how far it is
 
-So under a load that keeps the machine busy the index takes a quarter of one thread at most, and falls behind; who
-asks waits for what is missing.
+So under a load that keeps the machine busy the index takes a twentieth of one thread, and falls behind; it catches up
+when the load is over, and who asks waits for what is missing.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ T = TypeVar("T")
 #: Seconds that a first line waits for others to come along.
 GATHER = 0.2
 
-#: Lines of one step, and how many times as long as it took the rest behind it is.
-STEP, REST = 2000, 3
+#: Lines of one step, and how many times as long as it took the rest behind it is while the log grows.
+STEP, REST = 500, 19
+
+#: Lines of one step for who asks.
+ASKED = 2000
 
 #: Seconds that who asks waits for what the index lacks.
 PATIENCE = 5.0
@@ -94,7 +97,7 @@ class Indexing:
             end = self._elapsed() + PATIENCE
             index, finder = self._open()
             while index.place.count < durable.count:
-                if not index.step((durable.file, durable.size), STEP):
+                if not index.step((durable.file, durable.size), ASKED):
                     break
                 if self._elapsed() > end:
                     return Behind(durable.count - index.place.count, durable.count)
@@ -136,21 +139,22 @@ class Indexing:
         self._timer, self._stepping = None, True
         durable = self._durable()
 
-        def step() -> tuple[float, int]:
+        def step() -> tuple[float, int, int]:
             begun = self._elapsed()
             index, _ = self._open()
             taken = index.step((durable.file, durable.size), STEP)
-            return self._elapsed() - begun, taken
+            return self._elapsed() - begun, taken, durable.count
 
         self._in_thread(step).addCallbacks(self._stepped, self._failed)
 
-    def _stepped(self, outcome: tuple[float, int]) -> None:
+    def _stepped(self, outcome: tuple[float, int, int]) -> None:
         self._stepping = False
-        took, taken = outcome
+        took, taken, count = outcome
         if self._stopped:
             return
         if taken == STEP:
-            self._timer = self._clock.callLater(took * REST, self._step)
+            grows = self._durable().count > count
+            self._timer = self._clock.callLater(took * REST if grows else 0, self._step)
         elif taken and self._index is not None and self._index.place.count < self._durable().count:
             self.notify()
 

@@ -64,6 +64,7 @@ class Spool:
         try:
             self._broken = ""
             self._behind: list[AppendOnly] = []  # closed by a sync
+            self._named = True  # the directory has the newest file's name on the disk
             self._cursor = (0, 0, 0)  # number, segment, offset: where the last read ended
             self._firsts = sorted(int(path.stem) for path in self.directory.glob("*.jsonl") if path.stem.isdigit())
             if not self._firsts:
@@ -155,9 +156,11 @@ class Spool:
 
     def _next_segment(self) -> None:
         following = AppendOnly(self._path(self.last + 1))
+        self._named = False
         self._sizes[self._firsts[-1]] = self._file.size
         if self._each:
             sync_directory(self.directory)
+            self._named = True
             self._file.close()
         else:
             self._behind.append(self._file)
@@ -170,6 +173,7 @@ class Spool:
         That goes to :meth:`end_sync`; an OSError goes to :meth:`failed`.
         """
         behind, self._behind = self._behind, []
+        named, self._named = self._named, True
         number, fd = self.last, self._file.duplicate()
 
         def sync() -> int:
@@ -177,7 +181,8 @@ class Spool:
                 for file in behind:
                     file.sync()
                 os.fsync(fd)
-                sync_directory(self.directory)
+                if not named:
+                    sync_directory(self.directory)
             finally:
                 os.close(fd)
                 for file in behind:

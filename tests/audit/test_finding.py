@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from typing import Any
 
@@ -264,20 +265,26 @@ class IndexTests(LogCase):
         self.flushLoggedErrors(sqlite3.OperationalError)
 
     def test_own_pace(self) -> None:
-        """A step, then a rest three times as long."""
+        """While the log grows a step, then a rest 19 times as long; what is left when it does not, at once."""
         log = self.log()
         ticks = iter(range(100))
         log._indexing._elapsed = lambda: next(ticks)
-        log.receive("host", [(number, {"n": number}) for number in range(1, 6001)])
+        log.receive("host", [(number, {"n": number}) for number in range(1, 1001)])
+        in_thread, later = log._indexing._in_thread, iter(range(1001, 1003))
+
+        def meanwhile(step: Any) -> Any:
+            for number in itertools.islice(later, 1):
+                log.receive("host", [(number, {"n": number})])
+            return in_thread(step)
+
+        log._indexing._in_thread = meanwhile
         moments = []
-        for _ in range(100):
+        for _ in range(200):
             self.clock.advance(0.25)
             place = log._indexing._index.place.count if log._indexing._index else 0
             if not moments or moments[-1][1] != place:
                 moments.append((self.clock.seconds() - NOW, place))
-        self.assertEqual(
-            [(round(when, 1), place) for when, place in moments], [(0.2, 2000), (3.2, 4000), (6.2, 6000), (9.2, 6001)]
-        )
+        self.assertEqual([(round(when, 1), place) for when, place in moments], [(0.2, 500), (19.2, 1000), (38.2, 1003)])
 
 
 class SessionTests(LogCase):

@@ -19,6 +19,7 @@ from teleport_db.config import (
     parse,
     sample_config,
 )
+from teleport_db.config.model import AuditFiles
 from teleport_db.errors import ConfigError
 
 CONF = Path(__file__).parent.parent.parent / "conf"
@@ -288,6 +289,7 @@ auth_service:
   session_recording: proxy
   client_idle_timeout: 1h30m
   disconnect_expired_cert: yes
+  audit: {max_file: 16MiB, retention: 30d, compress: no}
 proxy_service:
   web_listen_addr: ":443"
   public_addr: [a.example.com, "[::1]:8443"]
@@ -316,6 +318,7 @@ db_service:
         self.assertEqual((shared.advertise_ip, shared.pid_file), ("2001:db8::1", "/run/t.pid"))
         self.assertEqual(shared.diag_addr, Address("127.0.0.1", 3000))
         self.assertEqual((config.auth.client_idle_timeout, config.auth.disconnect_expired_cert), (5400.0, True))
+        self.assertEqual(config.auth.audit, AuditFiles(16 << 20, 30 * 86400.0, False))
         self.assertEqual((config.auth.authentication.second_factor, config.auth.session_recording), ("off", "proxy"))
         self.assertEqual(config.proxy.web_listen_addr, Address("0.0.0.0", 443))
         self.assertEqual([str(one) for one in config.proxy.public_addresses], ["a.example.com:3080", "[::1]:8443"])

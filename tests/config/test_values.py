@@ -16,6 +16,7 @@ from teleport_db.config import (
     parse_static_token,
     parse_system_roles,
 )
+from teleport_db.config.values import parse_retention, parse_size
 
 DURATIONS = [
     ("1h", 3600.0),
@@ -104,6 +105,17 @@ class ValueTests(SynchronousTestCase):
             self.assertEqual(parse_duration(text), seconds, text)
         for text in NO_DURATIONS:
             self.refused(parse_duration, text)
+
+    def test_audit_files(self) -> None:
+        """How large files grow, and how long they are kept; too little of either is refused."""
+        for text, size in (("64KiB", 65536), ("64 MiB", 64 << 20), ("4GiB", 4 << 30)):
+            self.assertEqual(parse_size(text), size)
+        for text, seconds in (("365d", 365 * 86400.0), ("24h", 86400.0), ("never", 0.0)):
+            self.assertEqual(parse_retention(text), seconds)
+        for text in ("", "64", "64MB", "63KiB", "5GiB", "-1MiB"):
+            self.refused(parse_size, text)
+        for text in ("", "0", "23h", "0d", "1y", "-1d"):
+            self.refused(parse_retention, text)
 
     def test_duration_round_trip(self) -> None:
         """What is written is read again, to the millisecond."""

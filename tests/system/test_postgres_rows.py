@@ -49,6 +49,13 @@ def untold(messages: list[Message]) -> list[Message]:
     ]
 
 
+def memory(pid: int, name: str) -> int:
+    """Bytes of memory of a process, as ``VmRSS`` or ``VmHWM`` (its peak)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [kilobytes] = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return int(kilobytes) * 1024
+
+
 class Rows:
     """The rows; below they are run against each server."""
 
@@ -443,6 +450,38 @@ class Rows:
         listening.ask(query(b"LISTEN thirteen"))
         speaking.ask(query(b"NOTIFY thirteen, 'unasked'"))
         self.assertIn(b"thirteen\0unasked\0", (listening.message() or (b"", b""))[1])
+
+    def test_row_13_large(self) -> None:
+        """Messages of 32 MB each way, each one of its kind: whole, and neither process ever holds one."""
+        size = 32 << 20
+        processes = (self.world.auth.pid, self.world.agent_process.pid)
+        raw = self.session()
+        raw.ask(query(b"CREATE TEMP TABLE thirteen (t text)"))
+        for pid in processes:
+            # Peaks are counted anew: a password's hash takes 64 MB.
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+        before = [memory(pid, "VmRSS") for pid in processes]
+        for sent, expected in (
+            (query(b"SELECT repeat('r', %d)" % size), b"r" * size),
+            (query(b"SELECT length('" + b"q" * size + b"')"), b"%d" % size),
+            (
+                parse(b"", b"SELECT length($1::text)") + bind(b"", b"", (), [b"b" * size]) + execute(b"") + SYNC,
+                b"%d" % size,
+            ),
+            (
+                query(b"COPY thirteen FROM STDIN") + copy_data(b"c" * size + b"\n") + COPY_DONE,
+                None,
+            ),
+            (query(b"SELECT length(t) FROM thirteen"), b"%d" % size),
+            (query(b"SELECT t FROM thirteen"), b"c" * size),
+        ):
+            said = raw.ask(sent)
+            self.assertEqual(error(said), {})
+            self.assertTrue(expected is None or rows(said) == [[expected]])
+        said = raw.ask(query(b"COPY thirteen TO STDOUT"))
+        self.assertTrue((b"d", b"c" * size + b"\n") in said)
+        grown = [memory(pid, "VmHWM") - known for pid, known in zip(processes, before, strict=True)]
+        self.assertTrue(max(grown) < 24 << 20, grown)
 
     def test_row_14_hostile_server(self) -> None:
         """A server that breaks the protocol ends its own session, and nothing else."""

@@ -175,7 +175,8 @@ class Agent(MultiService):
             clock=reactor,
             new_uid=uid_source(),
             sessions_of=self._sessions_of,
-            policy_age=self._away.check,
+            policy_age=self._away.age,
+            admit=self._away.admit,
             audit=audit,
             synced=commits.synced,
         )

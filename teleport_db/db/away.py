@@ -75,25 +75,24 @@ class AuthAway:
         """Whether what was known at that time may still decide."""
         return self.mode == BEST_EFFORT and 0 <= self._clock.seconds() - heard_at <= self._max_age
 
-    def check(self) -> float | None:
-        """How old what is known is, in seconds; None while auth is there.
+    def age(self) -> float | None:
+        """How old what is known is, in seconds; None while auth is there."""
+        return self._clock.seconds() - self._heard_at if self._away and self._heard_at is not None else None
 
-        :raises AgentOffline: no new session may be let in.
-        """
+    def admit(self) -> None:
+        """AgentOffline when no new session may be let in."""
         if not self._away or self._heard_at is None:
-            return None
+            return
         if self.mode == STRICT:
             raise AgentOffline(
                 "the auth service cannot be reached, and this agent lets nobody in meanwhile (auth_away: strict);"
                 " try again in a moment"
             )
-        age = self._clock.seconds() - self._heard_at
         if not self.usable(self._heard_at):
             raise AgentOffline(
                 f"the auth service was not heard of for longer than {format_duration(self._max_age)}, and what this"
                 " agent knew then does not let anybody in any more (auth_away_max_age); ask an administrator"
             )
-        return age
 
 
 class Kept:

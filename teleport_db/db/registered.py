@@ -12,6 +12,9 @@ from teleport_db.config.model import Database
 
 log = Logger()
 
+#: Registered databases that one agent takes up: auth hears of 1,000 from an agent, its own included.
+MOST = 900
+
 
 @attrs.frozen
 class Wanted:
@@ -33,7 +36,7 @@ class Wanted:
         for database in databases:
             if not any(selector.matches(database.static_labels) for selector in self.selectors):
                 continue
-            why = self._objection(database)
+            why = self._objection(database) if len(found) < MOST else f"this agent has taken up {MOST} already"
             if why:
                 log.warn("database service {name} is not served: {why}", name=database.name, why=why)
             else:

@@ -166,6 +166,7 @@ class Session:
             age = self._record.policy_age = self._around.policy_age()
             if age is not None:
                 log.info("session {id}: auth is away; what is known is {age:.0f} s old", id=self.id, age=age)
+            self._around.admit()
             self._authorize(identity, served, message)
             logged_in = await self._log_in(served.database, message)
             self._begin(identity, logged_in)

@@ -35,8 +35,8 @@ class Surroundings:
 
     :param dial: the plain endpoint of a database's address.
     :param user_ca: gives the user CA's certificate, PEM.
-    :param policy_age: how old what is known of the cluster is, in seconds, None while auth is there; AgentOffline
-        when nobody new may be let in by it.
+    :param policy_age: how old what is known of the cluster is, in seconds, None while auth is there.
+    :param admit: AgentOffline when nobody new may be let in by what is known.
     :param synced: calls its argument when all that was appended is on the disk.
     :param monotonic: seconds of a clock that nobody sets.
     :param sessions_of: how many sessions of a user there are at this agent, those being opened included.
@@ -54,6 +54,7 @@ class Surroundings:
     new_uid: Callable[[], str]
     sessions_of: Callable[[str], int]
     policy_age: Callable[[], float | None] = lambda: None
+    admit: Callable[[], None] = lambda: None
     audit: AuditSettings = attrs.field(factory=AuditSettings)
     synced: Callable[[Told], None] = lambda told: told(None)
     monotonic: Callable[[], float] = time.monotonic

@@ -13,7 +13,7 @@ from teleport_db.certs.keys import der, load_certificate
 from teleport_db.config.databases import parse_database, selector
 from teleport_db.db.agent import Agent
 from teleport_db.db.away import BEST_EFFORT, STRICT, AuthAway, Kept
-from teleport_db.db.registered import Wanted
+from teleport_db.db.registered import MOST, Wanted
 from teleport_db.errors import AgentOffline, ConnectionTrouble, NoSuchDatabase
 from teleport_db.identity import DatabaseRoute
 from tests.cluster import CLUSTER, NOW, Client, authority, dev_role, put_user, startup, user_pair
@@ -151,6 +151,11 @@ class WantedTests(SynchronousTestCase):
         self.assertEqual(len(Wanted(everything).of(databases)), 2)
         self.assertEqual(Wanted(()).of(databases), [])
 
+    def test_many(self) -> None:
+        """No more than auth would hear of from one agent."""
+        databases = [parse_database(put_database(f"d{number}")["resource"]) for number in range(MOST + 2)]
+        self.assertEqual(Wanted((selector({"*": ("*",)}),)).of(databases), databases[:MOST])
+
     def test_commands(self) -> None:
         """Commands of resources run where the agent's owner says so, and only there."""
         database = parse_database(put_database("a", dynamic_labels={"v": {"command": ["x"]}})["resource"])
@@ -191,7 +196,7 @@ class AwayTests(KnowingCase):
         said = [(event["success"], event.get("auth_away"), event.get("policy_age")) for event in self.starts()]
         self.assertEqual(said[:1], [(True, None, None)])
         self.assertEqual(said[1], (True, True, 300))
-        self.assertEqual(said[2][0], False)
+        self.assertEqual(said[2], (False, True, 601))
         self.assertEqual(said[3], (True, None, None))
 
     def test_strict(self) -> None:
@@ -332,12 +337,13 @@ class WritingTests(SynchronousTestCase):
         clock.advance(NOW)
         away = AuthAway(BEST_EFFORT, 600, clock=clock)
         away.lost()
-        self.assertIsNone(away.check())
+        self.assertIsNone(away.age())
         away.heard()
         clock.advance(10_000)
-        self.assertIsNone(away.check())
+        self.assertIsNone(away.age())
         away.lost()
-        self.assertRaises(AgentOffline, away.check)
+        self.assertEqual(away.age(), 10_000)
+        self.assertRaises(AgentOffline, away.admit)
 
 
 class CertificateTests(CredentialsCase):

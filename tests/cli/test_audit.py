@@ -8,12 +8,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from teleport_db.audit.log import AuditLog
 from teleport_db.cli import tctl_audit
 from teleport_db.cli.auditquery import HEADERS, row
 from teleport_db.cli.tctl_audit_export import COLUMNS
 from teleport_db.cli.tsh_sessions import replay
+from tests.audit.samples import NOW
 from tests.cli.support import CommandTestCase, Result
 
 #: Colours, a carriage return, a new line that looks like a row, a mark that turns the direction of writing.
@@ -158,6 +161,52 @@ class ListingTests(CommandTestCase):
         self.assertEqual(played, [START, STATEMENT, RESULT, END])
         self.fails(self.tsh("play", "s3"), "s3")
         self.fails(self.tsh("play", "s1", "--speed=0"), "--speed", code=2)
+
+
+class VerifyTests(CommandTestCase):
+    """``tctl audit verify``, which calls nobody."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.clock.advance(NOW)
+        self.log = AuditLog(self.home / "data" / "audit", clock=self.clock)
+        self.addCleanup(self.log.close)
+        for number in range(1, 6):
+            event = {"event": "user.login", "uid": f"u{number}", "time": "2026-01-01T00:00:00.000Z"}
+            self.log.receive("host", [(number, event)])
+        kept = self.successResultOf(self.log.checkpoint())
+        assert kept is not None
+        (self.home / "kept").write_bytes(kept.line)
+
+    def verify(self, *arguments: str) -> Result:
+        return self.run_program("tctl", "audit", "verify", f"--data-dir={self.home / 'data'}", *arguments)
+
+    def test_whole(self) -> None:
+        """While the log is in use; with what was kept elsewhere; as JSON."""
+        said = self.succeeds(self.verify())
+        self.assertIn("whole: 5 events in 1 files", said)
+        self.assertIn("tctl audit checkpoint", said)
+        self.assertIn("1 checkpoints that were kept elsewhere", self.succeeds(self.verify("--checkpoint=kept")))
+        report = json.loads(self.succeeds(self.verify("--format=json")))
+        self.assertEqual((report["ok"], report["events"], report["finding"]), (True, 5, None))
+
+    def test_changed(self) -> None:
+        """Exit 1; the file, the line, the event; nothing is changed by looking."""
+        (path,) = (self.home / "data" / "audit").glob("*.jsonl")
+        path.write_bytes(path.read_bytes().replace(b'"u3"', b'"u7"'))
+        before = path.read_bytes()
+        self.fails(self.verify(), "changed", f"{path.name}:4 (event u7 of 2026-01-01T00:00:00.000Z)")
+        shown = self.verify("--format=json")
+        self.assertEqual((shown.code, json.loads(shown.out)["finding"]["line"]), (1, 4))
+        self.assertEqual(path.read_bytes(), before)
+
+    def test_refused(self) -> None:
+        """No log, no file, no checkpoint in it."""
+        self.fails(self.run_program("tctl", "audit", "verify", "--data-dir=/nowhere"), "/nowhere/audit", "--data-dir")
+        self.fails(self.verify("--checkpoint=nothing"), "nothing")
+        (self.home / "bad").write_text("x\n")
+        self.fails(self.verify("--checkpoint=bad"), "bad:1")
 
 
 class ReplayTests(SynchronousTestCase):

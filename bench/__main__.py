@@ -95,7 +95,8 @@ class Bench:
             beside = peers.started(self.arguments.against, system, stack)
             if self.arguments.profile:
                 stack.enter_context(profiling.profiled(system, self.arguments.profile))
-            print(table.HEADING, flush=True)
+            if self.workloads:
+                print(table.HEADING, flush=True)
             for workload in self.workloads:
                 ways = {DIRECT: system.conninfo(DIRECT), PROXY: system.conninfo(PROXY)}
                 if workload.against == UNAUDITED:

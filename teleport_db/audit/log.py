@@ -144,8 +144,8 @@ class AuditLog:
     def receive(self, source: str, events: Sequence[tuple[int, Mapping[str, Any]]]) -> Deferred[int]:
         """Keep a batch of a source's.
 
-        :param events: with numbers that grow; those the log has, or is about to have, are dropped.  Of an
-            :class:`~teleport_db.audit.events.EncodedEvent` the JSON is written as it is.
+        :param events: with numbers that grow; those the log has, or is about to have, are dropped.  Of a
+            :class:`~teleport_db.audit.logfile.RawEvent` the JSON is written as it came.
 
         Fires with the last number when all are durable, fails with AuditUnavailable.
         """

@@ -27,7 +27,7 @@ import attrs
 from teleport_db.audit.blocks import BlockFile, DamagedFile
 from teleport_db.audit.events import encode
 
-__all__ = ["DamagedFile", "LogFile", "chained", "files", "line", "record"]
+__all__ = ["DamagedFile", "LogFile", "RawEvent", "chained", "files", "line", "record"]
 
 #: How a checkpoint's line begins; no other line does.
 CHECKPOINT = b'{"checkpoint":'
@@ -36,9 +36,23 @@ _NAME = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(\d{4,9}))?\.jsonl")
 _PIECE = 1 << 18
 
 
+class RawEvent(dict[str, Any]):
+    """A decoded event that is written as the JSON it came as; it is not changed.
+
+    :param raw: that JSON: ASCII, on one line, no name in it twice.
+    """
+
+    __slots__ = ("raw",)
+
+    def __init__(self, fields: dict[str, Any], raw: str) -> None:
+        super().__init__(fields)
+        self.raw = raw
+
+
 def line(source: str, seq: int, event: Mapping[str, Any], chain: str) -> tuple[bytes, str]:
     """The line of an event and its chain value, given that of the line before."""
-    return chained(f'{{"source":{json.dumps(source)},"seq":{seq},"event":{encode(event)}'.encode("ascii"), chain)
+    encoded = event.raw if type(event) is RawEvent else encode(event)
+    return chained(f'{{"source":{json.dumps(source)},"seq":{seq},"event":{encoded}'.encode("ascii"), chain)
 
 
 def chained(body: bytes, chain: str) -> tuple[bytes, str]:

@@ -14,14 +14,12 @@ from teleport_db.auth.auditcalls import AuditCalls
 from teleport_db.auth.certificates import asking
 from teleport_db.auth.routes import Caller
 from teleport_db.auth.server import AuthServer
+from teleport_db.auth.shipment import read_shipment
 from teleport_db.auth.signing import DATABASE_SERVER_TTL, MAX_DATABASE_SERVER_TTL, Signed, bounded_ttl
 from teleport_db.auth.times import rfc3339
 from teleport_db.auth.watch import PROXY_KINDS
 from teleport_db.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, RevisionConflict
 from teleport_db.identity import Identity
-
-#: Events of one shipment.
-MAX_EVENTS = 2000
 
 
 @attrs.frozen
@@ -29,12 +27,14 @@ class Call:
     """One call: who, and everything that was sent.
 
     :param parameters: from the path.
+    :param content: the body as it came, which ``body`` is made of unless the route takes it raw.
     """
 
     caller: Caller
     body: dict[str, Any]
     query: dict[str, str]
     parameters: dict[str, str]
+    content: bytes = attrs.field(default=b"", repr=False)
 
     @property
     def by(self) -> str:
@@ -197,8 +197,7 @@ class Calls(AccessCalls, AuditCalls):
 
     async def ship_audit(self, call: Call) -> dict[str, Any]:
         host = call.host()
-        entries = fields.objects(call.body, "events", limit=MAX_EVENTS)
-        events = [(fields.whole(entry, "seq"), fields.mapping(entry.get("event"), "event")) for entry in entries]
+        events = read_shipment(call.content)
         for _, event in events:
             _check_event(host, event, self._server.cluster_name)
         self._server.losses.heard(host.name)

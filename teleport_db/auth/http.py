@@ -66,7 +66,8 @@ class API:
         REMOTE.set(caller.address)
         authorize(route, caller, parameters)
         content = request.content.read() if request.content is not None else b""
-        call = Call(caller, answers.json_object(content), _query(request), parameters)
+        body = {} if route.raw else answers.json_object(content)
+        call = Call(caller, body, _query(request), parameters, content)
         answer: dict[str, Any] = await getattr(self._calls, route.does)(call)
         return answer
 

@@ -25,6 +25,7 @@ class Route:
     """One call.
 
     :param does: the name of the method that answers it.
+    :param raw: its body is read by the method itself.
     :param anyone: needs no certificate.
     :param hosts: host roles that may call it.
     :param user: every user may, for itself.
@@ -38,6 +39,7 @@ class Route:
     hosts: tuple[str, ...] = ()
     user: bool = False
     rule: tuple[str, str] | None = None
+    raw: bool = False
 
 
 ROUTES = (
@@ -60,7 +62,7 @@ ROUTES = (
     Route("PUT", "/v1/presence", "announce", hosts=("db",)),
     Route("DELETE", "/v1/presence", "leave", hosts=("db",)),
     Route("GET", "/v1/watch", "watch", hosts=("auth", "proxy", "db")),
-    Route("POST", "/v1/audit", "ship_audit", hosts=("proxy", "db")),
+    Route("POST", "/v1/audit", "ship_audit", hosts=("proxy", "db"), raw=True),
     # Certificates.
     Route("POST", "/v1/certificates/user", "sign_user", user=True),
     Route("POST", "/v1/certificates/identity", "sign_identity", rule=("cert_authority", "create")),

@@ -1,0 +1,66 @@
+"""What hosts ship is decoded once and written as it came, unless it could mean two things or break a line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from teleport_db.audit.events import encode
+from teleport_db.audit.logfile import RawEvent, line, record
+from teleport_db.auth import shipment
+from teleport_db.auth.shipment import read_shipment
+from teleport_db.errors import BadRequest
+
+EVENT = {"event": "db.session.query", "db_query": 'é "\n\\ },{"seq":9,"event":{', "deep": [{"a": None}], "n": 1.5}
+
+
+def body(*raw: str) -> bytes:
+    return ('{"events":[' + ",".join(f'{{"seq":{n},"event":{text}}}' for n, text in enumerate(raw, 1)) + "]}").encode()
+
+
+def written(event: Any) -> bytes:
+    return line("host", 1, event, "")[0]
+
+
+class ShipmentTests(SynchronousTestCase):
+    def test_as_sent(self) -> None:
+        """The bytes of the line are those that came; what they say is what they say."""
+        raw = encode(EVENT)
+        spaced = raw.replace('"n":1.5', '"n" : 1.50')
+        found = read_shipment(body(raw, spaced))
+        self.assertEqual([(seq, dict(event)) for seq, event in found], [(1, EVENT), (2, EVENT)])
+        self.assertTrue(all(type(event) is RawEvent for _, event in found))
+        self.assertIn(spaced.encode(), written(found[1][1]))
+
+    def test_encoded_anew(self) -> None:
+        """Other forms of the same mean the same, on one line and once."""
+        raw = encode(EVENT)
+        for text in (
+            body(raw.replace(',"deep"', ',\n"deep"')),
+            body(raw.replace(',"deep"', ',"deep":5,"deep"')),
+            body(raw.replace(',"deep"', ',"de\\u0065p":5,"deep"')),
+            body(raw).replace(b'"seq":1', b'"seq": 1'),
+            json.dumps({"events": [{"seq": 1, "event": EVENT}]}).encode(),
+            json.dumps({"events": [{"event": EVENT, "seq": 1}]}, ensure_ascii=False).encode(),
+        ):
+            ((seq, event),) = read_shipment(text)
+            self.assertEqual((seq, dict(event)), (1, EVENT))
+            self.assertNotEqual(type(event), RawEvent)
+            self.assertEqual(written(event).count(b"\n"), 1)
+            made = record(written(event))
+            assert made is not None
+            self.assertEqual(made["event"], EVENT)
+
+    def test_refused(self) -> None:
+        """Cut anywhere, of other kinds, too many."""
+        whole = body(encode(EVENT))
+        for cut in range(1, len(whole)):
+            self.assertRaises(BadRequest, read_shipment, whole[:cut])
+        for text in (b"", b"{}", whole + b"x", body("5"), body('"x"'), body("{}").replace(b"1", b"-1"), b"[" * 10_000):
+            self.assertRaises(BadRequest, read_shipment, text)
+        self.assertEqual(read_shipment(b'{"events":[]}'), [])
+        self.patch(shipment, "MAX_EVENTS", 3)
+        self.assertEqual(len(read_shipment(body(*["{}"] * 3))), 3)
+        self.assertRaises(BadRequest, read_shipment, body(*["{}"] * 4))

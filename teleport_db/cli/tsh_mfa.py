@@ -22,7 +22,7 @@ from teleport_db.cli import asking
 from teleport_db.cli.output import clean, emit, format_argument, table
 from teleport_db.cli.program import Arguments, Parser
 from teleport_db.cli.tsh_db import flags_login
-from teleport_db.errors import BadRequest
+from teleport_db.errors import BadRequest, NotFound
 
 #: How often somebody may mistype the first code of a new device.
 TRIES = 3
@@ -93,8 +93,15 @@ def rm_arguments(parser: Parser) -> None:
 
 
 def rm(arguments: Arguments) -> None:
-    """Remove a device."""
+    """Remove a device; what auth would refuse in any case is refused before a code is asked for."""
     with flags_login(arguments).credentials.client() as client:
+        mine = client.call("GET", "/v1/mfa")
+        names = [device.get("name") for device in mine.get("devices") or ()]
+        if arguments.name not in names:
+            raise NotFound(f"you have no device {clean(arguments.name)}; see tsh mfa ls")
+        if len(names) == 1 and mine.get("second_factor") in {"otp", "on"}:
+            raise BadRequest("this is your last device, and logging in takes one; add another first: tsh mfa add")
+        client.close()
         client.call("POST", "/v1/mfa/remove", {"name": arguments.name, "otp": asking.code(OF_A_DEVICE)})
     print(f'Device "{clean(arguments.name)}" has been removed.')
 

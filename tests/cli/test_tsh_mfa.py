@@ -72,6 +72,11 @@ class MFATests(CommandTestCase):
         self.fails(self.tsh("mfa", "rm", "new"), "a one-time code is needed", code=2)
         self.assertIn('Device "new" has been removed.', self.succeeds(self.tsh("mfa", "rm", "new", stdin="123456\n")))
         self.assertEqual(self.cluster.calls[-1][2], {"name": "new", "otp": "123456"})
+        self.fails(self.tsh("mfa", "rm", "new"), "you have no device new; see tsh mfa ls")
+        self.cluster.second_factor = "otp"
+        self.fails(self.tsh("mfa", "rm", "otp"), "this is your last device, and logging in takes one")
+        self.cluster.second_factor = "optional"
+        self.succeeds(self.tsh("mfa", "rm", "otp", stdin="123456\n"))
 
     def test_recovery_codes(self) -> None:
         """New ones are shown once."""

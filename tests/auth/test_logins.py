@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from teleport_db.auth.failures import LIMIT, WINDOW, source_of
 from teleport_db.auth.passwords import THREADS, Passwords, default_hasher
 from teleport_db.auth.proofs import WRONG
+from teleport_db.auth.times import rfc3339
 from teleport_db.certs.keys import der, load_certificate
 from teleport_db.certs.tls import peer_identity
 from teleport_db.errors import (
@@ -397,6 +398,17 @@ class InviteTests(AuthCase):
         self.assertEqual(shown["purpose"], "reset")
         self.assertNotEqual(shown["otp"]["secret"], secret)
         await self.assertFailure(self.call("POST", "/v1/users/nobody/reset", {}), NotFound)
+
+    async def test_security_row_11_an_hour(self) -> None:
+        """Links that nobody said more of live for an hour."""
+        links = [await self.call("POST", "/v1/users", {"name": "alice"})]
+        links.append(await self.call("POST", "/v1/users/alice/reset"))
+        self.assertEqual({link["expires"] for link in links}, {rfc3339(self.clock.seconds() + 3600)})
+        path = f"/v1/invites/{links[1]['token']}"
+        self.clock.advance(3599)
+        await self.call("GET", path, by=self.proxy)
+        self.clock.advance(1)
+        await self.assertFailure(self.call("GET", path, by=self.proxy), NotFound)
 
     async def test_ttl(self) -> None:
         """An invite lives at most 48 hours, a reset 24; refused before the user is made."""

@@ -17,6 +17,7 @@ import ctypes
 import importlib.util
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -247,15 +248,22 @@ def find(source: str, into: Path) -> Installation:
     raise Unavailable("; ".join(troubles))
 
 
+#: Where free ports are looked for: below those that systems give to outgoing connections, one of which could have
+#: taken the port until somebody listens there, or between two runs of who did.
+UNUSED_PORTS = range(15_000, 32_000)
+
+
 def free_port(wanted: int = 0) -> int:
     """``wanted`` if nobody listens there on loopback, else any free port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            return free_port()
-        return int(probe.getsockname()[1])
+        for port in (wanted or random.choice(UNUSED_PORTS), *random.sample(UNUSED_PORTS, 100), 0):
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise Unavailable("there is no free port on 127.0.0.1")
 
 
 def die_with_parent() -> Callable[[], None] | None:

@@ -24,19 +24,27 @@ Shipment = list[tuple[int, dict[str, Any]]]
 
 _BEGIN, _NEXT, _END = '{"events":[', "},", "}]}"
 _ENTRY = re.compile(r'\{"seq":([0-9]{1,18}),"event":')
-#: What must not be in a line of the log.
-_BREAK = re.compile(r"[\r\n]")
+#: White space that breaks a line of the log, or may hide a name from being counted.
+_SPACES = ("\n", "\r", '" ', '"\t')
+
+_decode = json.JSONDecoder().raw_decode
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; one with a name twice means one thing here and perhaps another to whoever reads the log."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a name comes twice")
-    return made
+def _is_plain(raw: str, event: dict[str, Any]) -> bool:
+    """Whether each name comes once, as in all JSON that an encoder makes.
 
-
-_decode = json.JSONDecoder(object_pairs_hook=_unique).raw_decode
+    A name that comes twice means one thing here and perhaps another to whoever reads the log.  Names are told by
+    what follows them; where a text looks like one, the event is encoded anew, which is slower and no less right.
+    """
+    names, waiting = len(event), [value for value in event.values() if type(value) in (dict, list)]
+    while waiting:
+        value = waiting.pop()
+        if type(value) is dict:
+            names += len(value)
+            waiting += value.values()
+        elif type(value) is list:
+            waiting += value
+    return raw.count('":') == names and not any(space in raw for space in _SPACES)
 
 
 def read_shipment(content: bytes) -> Shipment:
@@ -59,12 +67,12 @@ def _as_sent(content: bytes) -> Shipment | None:
         except (ValueError, RecursionError):
             return None
         raw = text[entry.end() : end]
-        if type(event) is not dict or _BREAK.search(raw):
+        if type(event) is not dict:
             return None
-        found.append((int(entry[1]), RawEvent(event, raw)))
+        found.append((int(entry[1]), RawEvent(event, raw) if _is_plain(raw, event) else event))
         if text.startswith(_NEXT, end):
             at = end + len(_NEXT)
-        elif text[end:] == _END:
+        elif end == len(text) - len(_END) and text.endswith(_END):
             return found
         else:
             return None

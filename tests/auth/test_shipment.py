@@ -13,7 +13,9 @@ from teleport_db.auth import shipment
 from teleport_db.auth.shipment import read_shipment
 from teleport_db.errors import BadRequest
 
-EVENT = {"event": "db.session.query", "db_query": 'é "\n\\ },{"seq":9,"event":{', "deep": [{"a": None}], "n": 1.5}
+EVENT = {"event": "db.session.query", "db_query": 'é "\n\\ },{"seq","event"}', "deep": [{"a": None}], "n": 1.5}
+#: One with what looks like a name in a text.
+TRICKY = {**EVENT, "db_query": '},{"seq":9,"event":{'}
 
 
 def body(*raw: str) -> bytes:
@@ -28,7 +30,7 @@ class ShipmentTests(SynchronousTestCase):
     def test_as_sent(self) -> None:
         """The bytes of the line are those that came; what they say is what they say."""
         raw = encode(EVENT)
-        spaced = raw.replace('"n":1.5', '"n" : 1.50')
+        spaced = raw.replace('"n":1.5', '"n":  1.50')
         found = read_shipment(body(raw, spaced))
         self.assertEqual([(seq, dict(event)) for seq, event in found], [(1, EVENT), (2, EVENT)])
         self.assertTrue(all(type(event) is RawEvent for _, event in found))
@@ -52,6 +54,24 @@ class ShipmentTests(SynchronousTestCase):
             made = record(written(event))
             assert made is not None
             self.assertEqual(made["event"], EVENT)
+
+    def test_twice(self) -> None:
+        """However a name that comes twice is spelt, the log has it once; texts that look so are right as well."""
+        for raw in (
+            '{"a":1,"a":2}',
+            '{"a" :1,"a":2}',
+            '{"a"\t:1,"a":2}',
+            '{"\\u0061":1,"a":2}',
+            '{"b":{"a":1,"a":2},"a":2}',
+            '{"b":[{"a":1,"a":2}],"a":2}',
+            '{"b":"\\":","a" :1,"a":2}',
+            '{"b\\\\":1,"a":1,"a":2}',
+        ):
+            ((_, event),) = read_shipment(body(raw))
+            text = written(event).decode().partition('"event":')[2]
+            self.assertEqual(text.count('"a":') + text.count('"a" '), 1 + ("{" in text[1:]), raw)
+        ((_, event),) = read_shipment(body(encode(TRICKY)))
+        self.assertEqual(dict(event), TRICKY)
 
     def test_refused(self) -> None:
         """Cut anywhere, of other kinds, too many."""

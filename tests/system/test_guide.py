@@ -153,6 +153,22 @@ class GuideTests(SynchronousTestCase):
         kinds = [event["event"] for event in sorted(session, key=lambda event: event["ei"])]
         self.assertEqual(kinds, ["db.session.start", "db.session.query", "db.session.result", "db.session.end"])
 
+    def test_found_again(self) -> None:
+        """By its words, as a session of one's own, replayed; and the log with it is what was written."""
+        alice, world = self.alice, self.world
+        alice.psql(alice.service("aurora", "alice", "metrics"), "SELECT 'found again', no_such_column", fails=True)
+        (query,) = world.until_recorded(event="db.session.query", db_query="SELECT 'found again', no_such_column")
+        until(lambda: world.events(sid=query["sid"], event="db.session.end"), "the end of the session")
+        shown = world.tctl("audit", "search", "no_such_column").out.splitlines()
+        self.assertEqual(len(shown), 3, shown)
+        self.assertIn(" 42703 ", shown[2])
+        listed = alice.tsh("sessions", "ls", "--format=json").json()
+        self.assertEqual([found["errors"] for found in listed if found["sid"] == query["sid"]], [1])
+        self.assertIn("-> 42703", alice.tsh("play", query["sid"]).out)
+        (world.directory / "kept").write_text(world.tctl("audit", "checkpoint").out)
+        said = world.tctl("audit", "verify", f"--checkpoint={world.directory}/kept").out
+        self.assertIn("The audit log is whole", said)
+
     def test_token_works_once(self) -> None:
         """The command that tctl tokens add prints joins; with another data directory it is refused."""
         world = self.world

@@ -257,7 +257,7 @@ def free_port(wanted: int = 0) -> int:
     """``wanted`` if nobody listens there on loopback, else any free port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        for port in (wanted or random.choice(UNUSED_PORTS), *random.sample(UNUSED_PORTS, 100), 0):
+        for port in (*([wanted] if wanted else ()), *random.sample(UNUSED_PORTS, 100), 0):
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:

@@ -129,8 +129,8 @@ def _start_command(roles: list[str], token: str, pins: list[str], proxy: str, da
 def _told(token: str, life: int, uses: int, roles: list[str], command: list[str]) -> str:
     lines = [
         f"The invite token: {clean(token)}",
-        f"This token will expire in {duration(life)}"
-        + (", or when a host has joined with it." if uses == 1 else f", or when {uses} hosts have joined with it."),
+        f"This token will expire in {duration(life)}.",
+        *([f"Until then {uses} hosts may join with it."] if uses > 1 else []),
         "",
         f"Run this on the host that joins as {', '.join(roles)}:",
         "",

@@ -181,7 +181,7 @@ class TokenTests(TctlTestCase):
         self.assertIn("5m0s", said)
         expected = {"roles": ["db"], "ttl": 300, "value": None, "databases": ["test"], "uses": 1}
         self.assertEqual(self.sent("POST", "/v1/tokens"), expected)
-        self.assertIn("This token will expire in 5m0s, or when a host has joined with it.", said)
+        self.assertIn("This token will expire in 5m0s.\n\nRun this", said)
 
     def test_spellings(self) -> None:
         """``database`` is ``db``, several are a list."""
@@ -219,7 +219,7 @@ class TokenTests(TctlTestCase):
     def test_uses(self) -> None:
         """A token for several hosts says so, and listings then say how many are left."""
         said = self.succeeds(self.tctl("tokens", "add", "--type=db", "--uses=5"))
-        self.assertIn("expire in 1h0m, or when 5 hosts have joined with it.", said)
+        self.assertIn("expire in 1h0m.\nUntil then 5 hosts may join with it.\n", said)
         self.assertEqual(self.sent("POST", "/v1/tokens")["uses"], 5)
         self.cluster.tokens[0]["uses_left"] = 2
         self.cluster.tokens.append({**self.cluster.tokens[0], "uses": None, "uses_left": None, "expires": None})

@@ -37,9 +37,10 @@ class Credentials(NamedTuple):
     host_ca: str
     renewal: str
 
-    def client(self, *, clock: Callable[[], float] = time.time) -> Client:
+    def client(self, *, timeout: float = 30.0, clock: Callable[[], float] = time.time) -> Client:
         """A client that shows this certificate.
 
+        :param timeout: seconds for a connection, and for each answer.
         :raises AuthenticationFailed: when it has expired.
         """
         if clock() >= self.info.not_after:
@@ -48,7 +49,7 @@ class Credentials(NamedTuple):
             context = auth_context(self.host_ca, certificate_file=self.certificate_file, key_file=self.key_file)
         except AuthenticationFailed as error:
             raise AuthenticationFailed(f"{error}\n{self.renewal}") from error
-        return Client(self.address, context, f"auth.{self.info.cluster}")
+        return Client(self.address, context, f"auth.{self.info.cluster}", timeout=timeout)
 
     @property
     def expired(self) -> str:

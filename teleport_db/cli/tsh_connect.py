@@ -20,6 +20,8 @@ from teleport_db.errors import AuthenticationFailed, ConnectionTrouble, NotFound
 
 #: Seconds that a client gets to connect with a certificate that lives for a minute.
 STARTING = 20.0
+#: Seconds that auth gets to say whether a code is wanted; then the certificate that there is has to do.
+ASKING = 5.0
 
 #: libpq's environment variable of each key of a connection service.
 VARIABLES = {
@@ -174,7 +176,7 @@ def _lacks_code(login: Login, name: str) -> bool:
     if read_certificate(read_text(path), path).identity.get("mfa"):
         return False
     try:
-        with login.credentials.client() as client:
+        with login.credentials.client(timeout=ASKING) as client:
             return bool(client.call("GET", "/v1/mfa").get("session_mfa"))
     except ConnectionTrouble:
         return False  # while auth is away the agent decides with what there is

@@ -170,7 +170,11 @@ def _link_life(text: str) -> int:
 def _print_link(api: Client, answer: dict[str, Any], purpose: str, life: int, form: str) -> None:
     proxy = api.call("GET", "/v1/status").get("proxy_address") or "PROXY:3080"
     user, url = str(answer.get("user", "")), f"https://{proxy}/web/{purpose}/{answer.get('token', '')}"
-    said = "has been created but has no password yet" if purpose == "invite" else "can be given a new password"
+    said = (
+        "has been created but has no password yet"
+        if purpose == "invite"
+        else "can be given a new password; the old one, devices and recovery codes open nothing any more"
+    )
     emit(
         {"user": user, "url": url, "expires": answer.get("expires")},
         form,

@@ -25,8 +25,11 @@ from teleport_db.audit.query import FIELDS, Query, wanted_words
 
 Event = dict[str, Any]
 
-#: Rows that one field's index may give before a text is looked for by its words instead.
-FEW = 5000
+#: Rows of one field's index that are read for a text whose words are in more events than ``FREQUENT``.
+FEW, FREQUENT = 10_000, 20_000
+
+#: How much longer it takes to read an event and look at its words than to look at a row of the index.
+READING = 15
 
 #: Files that are kept open, and candidates of one question to the database.
 OPEN_FILES, CHUNK = 16, 256
@@ -118,9 +121,12 @@ class Finder:
         often = None if best is None else self._uses(best, names[best])
         words = () if query.text is None else wanted_words(query.text)
         conditions = "".join(f" AND e.{field} = {number}" for field, number in names.items())
-        if words and (often is None or often > FEW):
-            match = " AND ".join(f'"{word}"{"*" if start else ""}' for word, start in words)
-            for table, first, last in self._word_tables(low, high, oldest_first):
+        if query.since is not None or query.until is not None:
+            conditions += f" AND e.time >= {query.oldest} AND e.time < {query.newest}"
+        match = " AND ".join(f'"{word}"{"*" if start else ""}' for word, start in words)
+        tables = self._word_tables(low, high, oldest_first) if words else []
+        if words and self._rarer(match, tables, often):
+            for table, first, last in tables:
                 source = f"{table} CROSS JOIN events e ON e.id = {table}.rowid"
                 more = f" AND {table} MATCH '{match}'{conditions}"
                 yield from self._chunks(source, f"{table}.rowid", more, (first, last), oldest_first=oldest_first)
@@ -128,6 +134,18 @@ class Finder:
         count = self._index.place.count
         by = f"INDEXED BY events_{best}" if often is not None and often * 4 < count else "NOT INDEXED"
         yield from self._chunks(f"events e {by}", "e.id", conditions, (low, high), oldest_first=oldest_first)
+
+    def _rarer(self, match: str, tables: list[tuple[str, int, int]], often: int | None) -> bool:
+        """Whether to go by the words rather than by the field that is the rarest, in ``often`` events."""
+        if often is None:
+            return True
+        found = 0
+        for table, _, _ in tables:
+            statement = f"SELECT count(*) FROM (SELECT 1 FROM {table} WHERE {table} MATCH '{match}' LIMIT ?)"
+            found += self._index.database.execute(statement, (FREQUENT - found,)).fetchone()[0]
+            if found >= FREQUENT:
+                return often > FEW
+        return found < often * READING
 
     def _chunks(
         self, source: str, key: str, conditions: str, reach: tuple[int, int], *, oldest_first: bool

@@ -71,9 +71,10 @@ class Index:
             self.log.warn("the audit log's index is made anew: {error}", error=str(error))
             self.remove()
             self._open()
-        os.chmod(self.path, 0o600)
 
     def _open(self) -> None:
+        # SQLite gives the files beside it the same mode.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         self.database = schema.connect(os.fspath(self.path))
         try:
             self._load()

@@ -137,7 +137,7 @@ class PropertyTests(LogCase):
                     expected = walked(recorded, query, joined=False)[::-1]
                     self.assertEqual(self.pages(log, query, limit, oldest_first=True), expected)
 
-        with MonkeyPatcher((finding, "FEW", 3), (finding, "CHUNK", 2), (index, "BLOCK", 4)):
+        with MonkeyPatcher((finding, "FEW", 3), (finding, "FREQUENT", 5), (finding, "CHUNK", 2), (index, "BLOCK", 4)):
             check()
 
     def tearDownLog(self) -> None:
@@ -222,7 +222,8 @@ class IndexTests(LogCase):
                 database.commit()
                 database.close()
             self.assertEqual(self.all(self.log()), whole, damage)
-            self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+            modes = {each.name: each.stat().st_mode & 0o777 for each in self.directory.glob(f"{NAME}*")}
+            self.assertEqual(set(modes.values()), {0o600}, modes)
 
     def test_retention(self) -> None:
         """What is removed is not found; sums and words of the rest are right."""

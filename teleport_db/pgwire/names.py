@@ -87,11 +87,6 @@ class _Names:
         if gone is not None:
             self.held -= gone.cost
 
-    @property
-    def full(self) -> bool:
-        """Whether one more could not be kept."""
-        return len(self.confirmed) + len(self.pending) >= MAX_NAMES
-
 
 class Names:
     """The names of one session.
@@ -131,7 +126,8 @@ class Names:
 
     def has_room(self, names: _Names, cost: int) -> bool:
         """Whether one more of this size can be kept."""
-        return self.held + cost <= MAX_HELD and not names.full
+        kept = self.statements.held + self.portals.held + cost
+        return kept <= MAX_HELD and len(names.confirmed) + len(names.pending) < MAX_NAMES
 
     def parse(self, message: Parse, since: int) -> tuple[Prepared, bool]:
         """The statement that a Parse asks for, and whether its text can be kept."""

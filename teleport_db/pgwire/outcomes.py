@@ -245,15 +245,17 @@ class Outcomes:
         if head.kind in (QUERY, FUNCTION):
             head.sqlstate, head.answered = sqlstate, True
             if head.copying:
+                # Nothing is skipped behind a Query, so only how often the server is ready is in doubt.
                 head.copying = False
-                self._in_doubt(1)
+                while len(owed) > 1 and owed[1].kind == SYNC:
+                    del owed[1]
             return
         owed.popleft()
         if head.kind == EXECUTE:
             head.sqlstate = sqlstate
             self._finish(head)
             if head.copying:
-                self._in_doubt(0)
+                self._in_doubt()
         else:
             _forget(head)
             if head.kind == PARSE:
@@ -279,34 +281,30 @@ class Outcomes:
                 _forget(entry)
         self._skipping = sqlstate
 
-    # A COPY from the client swallows every Sync that it reads.  When it fails nobody can tell which it had read
-    # and which will be answered: one ReadyForQuery comes at least, and one more for each Sync in doubt at most.
-    # libpq sends such a Sync with the Execute, and one more behind the end of the copy.  So: those in doubt are
-    # taken to be swallowed, and a ReadyForQuery too many is not taken for an answer to anything.  That holds as
-    # long as a Sync follows directly behind the end of the copy; a client that sends anything else there could
-    # have it run without our knowing, so its session ends.
+    # A COPY from the client swallows every Sync that it reads.  When one of an Execute fails nobody can tell which
+    # it had read and which will be answered: one ReadyForQuery comes at least, and one more for each Sync in doubt
+    # at most.  libpq sends such a Sync with the Execute, and one more behind the end of the copy.  So: those in
+    # doubt are taken to be swallowed, and a ReadyForQuery too many is not taken for an answer to anything.  That
+    # holds as long as a Sync follows directly behind the end of the copy; a client that sends anything else there
+    # could have it run without our knowing, so its session ends.
 
-    def _in_doubt(self, first: int) -> None:
-        """The COPY of the entry before `first` has failed."""
+    def _in_doubt(self) -> None:
+        """The COPY of the Execute before all that is owed now has failed."""
+        owed = self.owed
         syncs = 0
-        for index in range(first, len(self.owed)):
-            kind = self.owed[index].kind
-            if kind == SYNC:
-                syncs += 1
-            elif kind != COPY_END:
-                raise RemoteProtocolError("a COPY that failed was not ended before the next message")
-            elif syncs:
-                for _ in range(syncs + 1):
-                    del self.owed[first]
-                if len(self.owed) == first:
-                    self._doubt = 2
-                elif self.owed[first].kind != SYNC:
-                    raise RemoteProtocolError("a COPY that failed was not ended before the next message")
-                return
-            else:
-                return
-        if syncs:
+        while syncs < len(owed) and owed[syncs].kind == SYNC:
+            syncs += 1
+        if not syncs:
+            return
+        if syncs == len(owed):
             self._doubt = 1
+            return
+        if owed[syncs].kind != COPY_END or (len(owed) > syncs + 1 and owed[syncs + 1].kind != SYNC):
+            raise RemoteProtocolError("a COPY that failed was not ended before the next message")
+        for _ in range(syncs + 1):
+            owed.popleft()
+        if not owed:
+            self._doubt = 2
 
     def _drop_syncs(self) -> None:
         kept = [entry for entry in self.owed if entry.kind != SYNC]

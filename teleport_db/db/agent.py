@@ -400,6 +400,10 @@ class Agent(MultiService):
     def _session_closed(self, session: Session) -> None:
         self._sessions.pop(id(session), None)
 
-    def _cancel(self, header: CancelHeader) -> None:
-        if not any(session.cancel(header) for session in list(self._sessions.values())):
-            log.info("a cancel request from {peer} fits no session", peer=header.client_address)
+    def _cancel(self, header: CancelHeader) -> Deferred[None]:
+        for session in list(self._sessions.values()):
+            cancelling = session.cancel(header)
+            if cancelling is not None:
+                return cancelling
+        log.info("a cancel request from {peer} fits no session", peer=header.client_address)
+        return succeed(None)

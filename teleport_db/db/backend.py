@@ -371,8 +371,16 @@ async def send_cancel(
     host: str,
     clock: IReactorTime,
 ) -> None:
-    """Ask the database to cancel what the session of this key is running, on a connection of its own."""
+    """Ask the database to cancel what the session of this key is running, on a connection of its own.
+
+    Returns when the database has closed that connection, which it does when the cancel is delivered.
+    """
     backend = await open_backend(endpoint, credentials, service=service, host=host, clock=clock)
     assert backend.transport is not None
+    delivered: Deferred[None] = Deferred()
+    backend.relay(lambda data: None, lambda reason: delivered.callback(None))
     backend.transport.write(cancel_request(*key))
-    backend.close(clock, LOGIN_SECONDS)
+    try:
+        await delivered.addTimeout(LOGIN_SECONDS, clock)
+    finally:
+        backend.close(clock, LOGIN_SECONDS)

@@ -100,6 +100,7 @@ class Session:
         self._relay: FrontendRelay | None = None
         self._limits: SessionLimits | None = None
         self._cancelling: Deferred[None] | None = None
+        self._told_of_cancel: list[Deferred[None]] = []
         self._started = False
         self._over = False
         self._lost = False
@@ -320,23 +321,28 @@ class Session:
 
     # While it runs.
 
-    def cancel(self, header: CancelHeader) -> bool:
+    def cancel(self, header: CancelHeader) -> Deferred[None] | None:
         """Pass a cancel on if its key is this session's; constant time.
 
         One at a time: a second one while the first is under way would cancel nothing else.
+
+        :return: fires when it is delivered, or will not be; None when it is not this session's.
         """
         if self._client_key is None or self._over or header.pid != self._client_key[0]:
-            return False
+            return None
         if not hmac.compare_digest(header.secret, self._client_key[1]):
-            return False
+            return None
+        told: Deferred[None] = Deferred()
+        self._told_of_cancel.append(told)
         if self._cancelling is not None:
-            return True
+            return told
         log.info("session {id}: a cancel request from {peer}", id=self.id, peer=header.client_address)
         try:
             self._record.cancel(header.client_address)
         except AuditUnavailable as error:
             self._fail(error)
-            return True
+            self._cancel_done(None)
+            return told
         database = self._record.database
         assert database is not None
         assert self._credentials is not None
@@ -352,7 +358,7 @@ class Session:
             )
         )
         self._cancelling.addErrback(self._cancel_failed).addCallback(self._cancel_done)
-        return True
+        return told
 
     def _cancel_failed(self, reason: Failure) -> None:
         if not self._over:
@@ -360,6 +366,9 @@ class Session:
 
     def _cancel_done(self, _: None) -> None:
         self._cancelling = None
+        waiting, self._told_of_cancel = self._told_of_cancel, []
+        for told in waiting:
+            told.callback(None)
 
     def reconsider(self) -> None:
         """Roles, users or locks have changed: a session that would not be let in now is ended."""

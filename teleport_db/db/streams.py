@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Shape
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -82,7 +83,7 @@ class IncomingStream(Protocol):
         *,
         check: Callable[[bytes | None], None],
         open_session: Callable[[SessionHeader, Any], OpenSession],
-        cancel: Callable[[CancelHeader], None],
+        cancel: Callable[[CancelHeader], Deferred[None]],
         announcements: Announcements,
         clock: IReactorTime,
     ) -> None:
@@ -129,8 +130,8 @@ class IncomingStream(Protocol):
                 if rest:
                     self._session.receive(rest)
             case CancelHeader():
-                self._cancel(header)
-                transport.loseConnection()
+                # The end of the stream tells the client that its cancel is delivered, as PostgreSQL's end would.
+                self._cancel(header).addCallback(lambda _: transport.loseConnection())
             case ControlHeader():
                 self._announcements.add(transport)
 

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -181,28 +181,43 @@ class Gateway:
             raise AuthenticationFailed(f'this certificate is for cluster "{route.cluster}", this is "{self.cluster}"')
         return identity, route
 
-    def cancel(self, address: IAddress, pid: int, secret: bytes) -> None:
-        """Pass a CancelRequest to the agent of its session; nobody is told whether there was one."""
+    def cancel(self, address: IAddress, pid: int, secret: bytes) -> Deferred[None]:
+        """Pass a CancelRequest to the agent of its session.
+
+        :return: fires, never with an error, when the database has been told, or will not be: a client that waits for
+            the end of its connection goes on then, and its next statement is not the one that is cancelled.
+        """
         if not self.cancels.take(str(getattr(address, "host", address)), self.clock.seconds()):
-            return
+            return succeed(None)
         endpoint = self.sessions.find(pid, secret)
         if endpoint is None:
             log.info("a cancel request from {peer} fits no session", peer=address)
-            return
+            return succeed(None)
         header = encode_header(CancelHeader(client_address=format_address(address), pid=pid, secret=secret))
-        connecting = endpoint.connect(Factory.forProtocol(lambda: _Canceller(header)))
+        connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(lambda: _Canceller(header, self.clock)))
         connecting.addTimeout(CANCEL_SECONDS, self.clock)
+        connecting.addCallback(lambda canceller: canceller.delivered)
         connecting.addErrback(lambda reason: log.warn("a cancel was lost: {reason}", reason=reason.getErrorMessage()))
+        return connecting
 
 
 class _Canceller(Protocol):
-    def __init__(self, header: bytes) -> None:
-        self._header = header
+    """Tells an agent of a cancel, and waits until that is delivered: then the agent closes the stream."""
+
+    def __init__(self, header: bytes, clock: IReactorTime) -> None:
+        self._header, self._clock = header, clock
+        self._timer: IDelayedCall | None = None
+        self.delivered: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
-        assert self.transport is not None
-        self.transport.write(self._header)
-        self.transport.loseConnection()
+        transport: Any = self.transport
+        transport.write(self._header)
+        self._timer = self._clock.callLater(CANCEL_SECONDS, transport.abortConnection)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self.delivered.callback(None)
 
 
 class AgentSide(Side):
@@ -274,8 +289,9 @@ class PostgresFrontend(Side):
                     self._running = Deferred.fromCoroutine(self._run(event.message))
                     self._running.addErrback(self._unexpected)
                 case Cancel():
-                    self._gateway.cancel(self._address, event.pid, event.secret)
-                    transport.loseConnection()
+                    self._settled()
+                    cancelling = self._gateway.cancel(self._address, event.pid, event.secret)
+                    cancelling.addCallback(lambda _: transport.loseConnection())
                 case Reply() | StartTLS():
                     transport.loseConnection()
 

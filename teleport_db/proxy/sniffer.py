@@ -20,6 +20,7 @@ import ssl
 from collections.abc import Callable, Mapping
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IProtocol, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -147,8 +148,9 @@ class Sniffer(Protocol):
                     self.transport.write(b"S")
                     self._state = _State.POSTGRES_TLS
                 case Cancel():
-                    self._doors.cancel(self._address, event.pid, event.secret)
-                    self._close()
+                    self._state = _State.CLOSED
+                    self._settle()
+                    self._doors.cancel(self._address, event.pid, event.secret).addCallback(lambda _: self._close())
                 case Startup():
                     self._refuse(
                         AuthenticationFailed(
@@ -241,7 +243,7 @@ class FrontDoor(Factory):
         web: Door,
         postgres: Door,
         doors: Mapping[str, Door],
-        cancel: Callable[[IAddress, int, bytes], None],
+        cancel: Callable[[IAddress, int, bytes], Deferred[None]],
         clock: IReactorTime,
     ) -> None:
         self.web = web

@@ -57,6 +57,35 @@ class CancelTests(FrontendCase):
         self.assertEqual(self.agent.reached, [True, False])
         self.assertFalse(self.first.gone)
 
+    def test_end_says_delivered(self) -> None:
+        """The client's connection ends when the database has been told: its next statement is not meant."""
+        peer = Peer()
+        self.cluster.dial(peer)
+        peer.transport.write(cancel_request(*self.first.key))
+        while peer.reason is None:
+            before = len(self.agent.database.cancels)
+            for wire in list(self.cluster.wires):
+                wire.step()
+            self.cluster.clock.advance(0)
+            if len(self.agent.database.cancels) > before:
+                break
+        self.assertIsNone(peer.reason)
+        self.cluster.settle()
+        self.assertIsNotNone(peer.reason)
+
+    def test_not_delivered(self) -> None:
+        """A database that does not answer is not waited for longer than a while; nothing is left of it."""
+        self.agent.database.handshakes = False
+        peer = self.plain(*self.first.key)
+        self.assertIsNone(peer.reason)
+        self.assertEqual(self.cluster.front.unsettled.counts, {})
+        self.cluster.pass_time(CANCEL_SECONDS)
+        self.assertIsNotNone(peer.reason)
+        for client in (self.first, self.second):
+            client.tls.loseConnection()
+        self.cluster.pass_time(30)
+        self.assertForgotten(self.agent)
+
     def test_tls(self) -> None:
         client = Client(self.cluster, None)
         self.cluster.settle()

@@ -5,6 +5,7 @@ import ssl
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -41,9 +42,13 @@ class DoorCase(SynchronousTestCase):
             web=self.door("web"),
             postgres=self.door("postgres"),
             doors={"one": self.door("one"), "two": self.door("two"), "nobody": Door(lambda *_: None, None)},
-            cancel=lambda address, pid, secret: self.cancels.append((pid, secret)),
+            cancel=self.cancel,
             clock=self.clock,
         )
+
+    def cancel(self, address: Any, pid: int, secret: bytes) -> Deferred[None]:
+        self.cancels.append((pid, secret))
+        return succeed(None)
 
     def door(self, name: str) -> Door:
         def build(address: Any, settled: Any) -> Peer:

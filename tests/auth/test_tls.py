@@ -1,9 +1,10 @@
 """The API as others reach it: over TLS, with their certificates, through both clients."""
 
 import os
+from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import DeferredList, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.threads import deferToThread
 
@@ -16,6 +17,27 @@ from teleport_db.certs.tls import KeyPair, client_context, server_context
 from teleport_db.errors import AccessDenied, AuthenticationFailed, BadRequest
 from teleport_db.net.tlslayer import TLSClientEndpoint, TLSServerFactory
 from tests.auth.support import STATIC_TOKEN, AuthCase, Key
+
+
+class Watched(TLSServerFactory):
+    """Tells when its connections are gone."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gone: list[Deferred[None]] = []
+
+    def buildProtocol(self, addr: Any) -> Any:
+        layer = super().buildProtocol(addr)
+        gone: Deferred[None] = Deferred()
+        self.gone.append(gone)
+        lost = layer.connectionLost
+
+        def connection_lost(reason: Any) -> None:
+            lost(reason)
+            gone.callback(None)
+
+        layer.connectionLost = connection_lost
+        return layer
 
 
 class TLSTests(AuthCase):
@@ -34,8 +56,10 @@ class TLSTests(AuthCase):
             KeyPair(answer["server_certificate"].encode(), private_pem(key)), client_cas=cas, lenient_clients=True
         )
         site = auth_site(self.server, reactor=reactor)
-        self.port = reactor.listenTCP(0, TLSServerFactory(site, context, clock=reactor), interface="127.0.0.1")
+        factory = Watched(site, context, clock=reactor)
+        self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(self.port.stopListening)
+        self.addCleanup(lambda: gatherResults(factory.gone))
 
     def client(self, pair: KeyPair | None) -> APIClient:
         context = client_context(cas=[self.server.cas()["host"].encode()], pair=pair)

@@ -178,7 +178,8 @@ def peer_identity(
     """
     identity, certificate, signer = _vouched(certificate_der, user_ca, host_ca)
     if now is not None:
-        _check_time(certificate, now, "the certificate")
+        advice = f"run: tsh db login {identity.route.service}" if identity.route else "log in again"
+        _check_time(certificate, now, "the certificate", advice)
         _check_time(signer, now, f"the {identity.kind} CA")
     return identity
 
@@ -330,11 +331,11 @@ def _check_client(certificate: x509.Certificate) -> None:
         raise AuthenticationFailed("the certificate is not for a client")
 
 
-def _check_time(certificate: x509.Certificate, now: float, what: str) -> None:
+def _check_time(certificate: x509.Certificate, now: float, what: str, advice: str = "log in again") -> None:
     moment = datetime.fromtimestamp(now, UTC)
     if moment >= certificate.not_valid_after_utc:
         ended = certificate.not_valid_after_utc
-        raise AuthenticationFailed(f"{what} expired at {ended:%H:%M} UTC on {ended:%Y-%m-%d}; log in again")
+        raise AuthenticationFailed(f"{what} expired at {ended:%H:%M} UTC on {ended:%Y-%m-%d}; {advice}")
     if moment < certificate.not_valid_before_utc:
         begins = certificate.not_valid_before_utc
         raise AuthenticationFailed(

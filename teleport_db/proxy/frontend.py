@@ -264,6 +264,7 @@ class PostgresFrontend(Side):
         self._opening: Opening | None = Opening(encrypted=True)
         self._running: Deferred[None] | None = None
         self._refused = False
+        self._cancelling = False
         self._about: dict[str, str] = {}
         self._pid = 0
 
@@ -272,6 +273,8 @@ class PostgresFrontend(Side):
             super().dataReceived(data)
             if self.other is None:
                 self._early_data()
+            return
+        if self._cancelling:
             return
         transport: Any = self.transport
         try:
@@ -289,6 +292,7 @@ class PostgresFrontend(Side):
                     self._running = Deferred.fromCoroutine(self._run(event.message))
                     self._running.addErrback(self._unexpected)
                 case Cancel():
+                    self._cancelling = True
                     self._settled()
                     cancelling = self._gateway.cancel(self._address, event.pid, event.secret)
                     cancelling.addCallback(lambda _: transport.loseConnection())

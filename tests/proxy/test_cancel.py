@@ -95,6 +95,20 @@ class CancelTests(FrontendCase):
         self.assertEqual(self.agent.reached, [False, True])
         self.assertEqual(len(self.agent.database.cancels), 1)
 
+    def test_nothing_behind_it(self) -> None:
+        """What comes behind a cancel while that is under way is no refusal: nothing is said, nothing is recorded."""
+        self.agent.database.handshakes = False
+        client = Client(self.cluster, None)
+        self.cluster.settle()
+        client.write(cancel_request(*self.first.key))
+        self.cluster.settle()
+        client.write(b"more")
+        self.cluster.settle()
+        self.assertFalse(client.gone)
+        self.cluster.pass_time(CANCEL_SECONDS)
+        self.assertTrue(client.gone)
+        self.assertEqual((client.messages, self.cluster.refusals), ([], []))
+
     def test_wrong_key(self) -> None:
         """Wrong secrets, lengths and process ids reach nobody, and nobody is told."""
         pid, secret = self.first.key

@@ -427,7 +427,7 @@ class RefusalTests(FrontendCase):
 
     def test_expired(self) -> None:
         """An expired certificate passes the handshake, so that psql reads when it expired."""
-        self.check(self.attempt(user_pair(now=NOW - 7200, ttl=60.0)), "28000", "expired at")
+        self.check(self.attempt(user_pair(now=NOW - 7200, ttl=60.0)), "28000", "; run: tsh db login aurora")
 
     def test_expires_later(self) -> None:
         """It is our clock that counts."""

@@ -28,6 +28,7 @@ from teleport_db.auth.calls import Call, Calls
 from teleport_db.auth.recorder import REMOTE
 from teleport_db.auth.routes import ROUTES, Caller, Route, authorize
 from teleport_db.auth.server import AuthServer
+from teleport_db.certs.authority import BACKDATE
 from teleport_db.certs.tls import peer_identity
 from teleport_db.errors import AccessDenied, AuthenticationFailed, BadRequest, NotFound
 from teleport_db.identity import Identity
@@ -80,7 +81,7 @@ class API:
         address = str(getattr(request.getClientAddress(), "host", ""))
         if certificate is None:
             return Caller(None, address)
-        identity, expires = self._identity(certificate)
+        identity, begins, expires = self._identity(certificate)
         self._server.removals.check(identity, shipping=shipping)
         self._server.locks.check(identity)
         if identity.kind == "host":
@@ -91,15 +92,17 @@ class API:
             user, roles = await self._server.users.with_roles(identity.name)
         except NotFound:
             raise AuthenticationFailed("the user of this certificate does not exist any more") from None
+        if begins + BACKDATE < user.created:
+            raise AuthenticationFailed("the user of this certificate was removed; log in again")
         self._server.locks.check_user(user.name, user.roles)
         return Caller(identity, address, expires, user, tuple(roles))
 
-    def _identity(self, certificate: bytes) -> tuple[Identity, float]:
+    def _identity(self, certificate: bytes) -> tuple[Identity, float, float]:
         now = self._server.clock.seconds()
         known = self._known.get(certificate)
         if known is not None and known[1] <= now < known[2]:
             self._known.move_to_end(certificate)
-            return known[0], known[2]
+            return known
         authorities = self._server.authorities
         identity = peer_identity(
             certificate,
@@ -110,11 +113,11 @@ class API:
         if identity.cluster != self._server.cluster_name:
             raise AuthenticationFailed("the certificate belongs to another cluster")
         parsed = x509.load_der_x509_certificate(certificate)
-        until = parsed.not_valid_after_utc.timestamp()
-        self._known[certificate] = (identity, parsed.not_valid_before_utc.timestamp(), until)
+        begins, until = parsed.not_valid_before_utc.timestamp(), parsed.not_valid_after_utc.timestamp()
+        self._known[certificate] = (identity, begins, until)
         if len(self._known) > KNOWN_CERTIFICATES:
             self._known.popitem(last=False)
-        return identity, until
+        return identity, begins, until
 
 
 def auth_site(server: AuthServer, *, reactor: IReactorTime) -> Site:

@@ -35,23 +35,33 @@ MAX_IDENTITY = 16384
 
 @attrs.frozen
 class User:
-    """What a user is and may be."""
+    """What a user is and may be.
+
+    :param created: seconds since the epoch; certificates from before were a namesake's.
+    """
 
     name: str
     roles: tuple[str, ...]
     traits: Mapping[str, tuple[str, ...]]
+    created: int = 0
 
 
 def user_of(item: Item) -> User:
     """A stored user."""
     traits = {key: tuple(values) for key, values in item.value["traits"].items()}
-    return User(item.key.removeprefix(PREFIX), tuple(item.value["roles"]), traits)
+    return User(item.key.removeprefix(PREFIX), tuple(item.value["roles"]), traits, item.value.get("created", 0))
 
 
 def resource_of(item: Item) -> Resource:
     """A stored user as the API spells it."""
     spec = {"roles": item.value["roles"], "traits": item.value["traits"]}
     return Resource("user", item.key.removeprefix(PREFIX), spec, item.revision)
+
+
+def watched(item: Item) -> Resource:
+    """The same as agents hear of it, with what they know a namesake's certificates by."""
+    resource = resource_of(item)
+    return attrs.evolve(resource, spec={**resource.spec, "created": item.value.get("created", 0)})
 
 
 def parse_traits(spec: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -118,6 +128,8 @@ class Users:
         except AlreadyExists:
             if not force:
                 raise AlreadyExists(f"there is a user {resource.name!r} already") from None
+            with contextlib.suppress(NotFound):
+                value["created"] = (await self._get(resource.name)).value.get("created", 0)
             item, _ = await storing.create(self._backend, PREFIX + resource.name, resource, value, force=True)
             event = "user.update"
         await self._recorder.record(event, user=by, name=resource.name, roles=value["roles"])
@@ -126,7 +138,7 @@ class Users:
     async def update(self, resource: Resource, *, by: str) -> Resource:
         """Replace the user of exactly this revision."""
         value = await self._value(resource)
-        await self._get(resource.name)
+        value["created"] = (await self._get(resource.name)).value.get("created", 0)
         item = await storing.replace(self._backend, PREFIX + resource.name, resource, value)
         await self._recorder.record("user.update", user=by, name=resource.name, roles=value["roles"])
         return resource_of(item)

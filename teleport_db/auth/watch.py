@@ -20,7 +20,7 @@ from teleport_db.interfaces import Change, IBackend, Item
 #: What can be watched: where it is kept, how it is shown.
 KINDS: dict[str, tuple[str, Callable[[Item], Any]]] = {
     "role": (roles.PREFIX, roles.resource_of),
-    "user": (users.PREFIX, users.resource_of),
+    "user": (users.PREFIX, users.watched),
     "lock": (locks.PREFIX, locks.resource_of),
     "db": (databases.PREFIX, databases.resource_of),
     "removed_host": (removals.PREFIX, removals.resource_of),

@@ -10,6 +10,7 @@ import attrs
 from cryptography import x509
 
 from teleport_db.access.limits import Limits
+from teleport_db.certs.authority import BACKDATE
 from teleport_db.errors import AccessDenied, SessionCut
 from teleport_db.identity import Identity
 
@@ -17,6 +18,11 @@ from teleport_db.identity import Identity
 def certificate_end(certificate: bytes) -> float:
     """Until when a certificate (DER) is valid, in seconds since the epoch."""
     return x509.load_der_x509_certificate(certificate).not_valid_after_utc.timestamp()
+
+
+def certificate_begin(certificate: bytes) -> float:
+    """When a certificate (DER) was signed, in seconds since the epoch."""
+    return x509.load_der_x509_certificate(certificate).not_valid_before_utc.timestamp() + BACKDATE
 
 
 def check_present(identity: Identity, limits: Limits) -> None:

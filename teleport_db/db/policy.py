@@ -7,6 +7,7 @@ long as :mod:`teleport_db.db.away` says; an agent that never heard from auth dec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 import attrs
@@ -83,11 +84,12 @@ class Policy:
         self._defaults, self._said = limits, defaults
         self._known, self._told, self._heard = known, told, True
 
-    def standing(self, identity: Identity, *, host_id: str, now: float) -> Standing:
+    def standing(self, identity: Identity, *, host_id: str, now: float, signed: float = inf) -> Standing:
         """What holds for this user at this agent.
 
         :param now: seconds since the epoch.
-        :raises AuthenticationFailed: the user is not there any more, or is locked.
+        :param signed: when the user's certificate was.
+        :raises AuthenticationFailed: the user is not there any more, be there a namesake, or is locked.
         :raises AccessDenied: a role of the user's is not there: it may be one that denies.
         :raises AgentOffline: auth was never heard.
         """
@@ -95,7 +97,9 @@ class Policy:
         user = self._known["user"].get(identity.name)
         if user is None:
             raise AuthenticationFailed(f'user "{identity.name}" is not in this cluster any more')
-        names, traits = user
+        names, traits, created = user
+        if signed < created:
+            raise AuthenticationFailed(f'user "{identity.name}" was removed from this cluster since you logged in')
         self.check_host(host_id, now)
         targets = {("user", identity.name), *(("role", name) for name in names)}
         if identity.route is not None:
@@ -146,10 +150,10 @@ def _read_role(name: str, resource: Mapping[str, Any]) -> Role:
     return parse_role(resource, where=f"role/{name}")
 
 
-def _read_user(name: str, resource: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+def _read_user(name: str, resource: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]], float]:
     spec = resource["spec"]
     traits = {str(key): tuple(map(str, values)) for key, values in (spec.get("traits") or {}).items()}
-    return tuple(map(str, spec.get("roles") or ())), traits
+    return tuple(map(str, spec.get("roles") or ())), traits, float(spec.get("created") or 0)
 
 
 #: How a resource of each kind that is watched is read.

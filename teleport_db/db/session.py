@@ -31,7 +31,7 @@ from teleport_db.access.checker import check_session
 from teleport_db.access.limits import Limits
 from teleport_db.config.model import Database
 from teleport_db.db.backend import LOGIN_SECONDS, Backend, DatabaseRefused, LoggedIn, open_backend, send_cancel
-from teleport_db.db.limits import SessionLimits, certificate_end, check_present
+from teleport_db.db.limits import SessionLimits, certificate_begin, certificate_end, check_present
 from teleport_db.db.record import SessionRecord
 from teleport_db.db.relay import BackendRelay, FrontendRelay, Gate
 from teleport_db.db.surroundings import Served, Surroundings
@@ -177,7 +177,12 @@ class Session:
     def _authorize(self, identity: Identity, served: Served, message: StartupMessage) -> None:
         """Decide on the names PostgreSQL will really use; raises AccessDenied, AuthenticationFailed, LimitExceeded."""
         around = self._around
-        standing = around.policy.standing(identity, host_id=around.server_id, now=around.clock.seconds())
+        standing = around.policy.standing(
+            identity,
+            host_id=around.server_id,
+            now=around.clock.seconds(),
+            signed=certificate_begin(self._header.certificate),
+        )
         decision = check_session(
             standing.roles,
             standing.traits,

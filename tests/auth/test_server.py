@@ -129,6 +129,25 @@ class TableTests(AuthCase):
         await self.call("DELETE", "/v1/resources/user/alice")
         await self.assertFailure(self.call("GET", "/v1/databases", by=alice), AuthenticationFailed)
 
+    async def test_namesake(self) -> None:
+        """Nor is he the one who was added under his name later; who was only changed stays who she was."""
+        await self.add_user()
+        former = self.user("alice")
+        await self.call("DELETE", "/v1/resources/user/alice")
+        self.clock.advance(5)
+        await self.add_user()
+        await self.assertFailure(self.call("GET", "/v1/databases", by=former), AuthenticationFailed)
+        alice = self.user("alice")
+        self.clock.advance(5)
+        user = {"kind": "user", "metadata": {"name": "alice"}, "spec": {"roles": ["access"]}}
+        await self.call("POST", "/v1/resources/user", user, query={"force": 1})
+        found = await self.call("GET", "/v1/resources/user/alice")
+        await self.call("PUT", "/v1/resources/user/alice", found)
+        await self.call("GET", "/v1/databases", by=alice)
+        told = (await self.call("GET", "/v1/watch", by=self.host("db"), query={"kinds": "user"}))["changes"]
+        self.assertEqual([change["resource"]["spec"]["created"] for change in told], [int(self.clock.seconds()) - 5])
+        self.assertNotIn("created", found["spec"])
+
     async def test_locked(self) -> None:
         """A lock stops a user's, a role's and a host's calls at once, and goes away with its end."""
         await self.add_user()

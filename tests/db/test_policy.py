@@ -115,6 +115,15 @@ class StandingTests(SynchronousTestCase):
         error = self.assertRaises(AuthenticationFailed, self.standing)
         self.assertEqual(str(error), 'user "alice" is not in this cluster any more')
 
+    def test_namesake(self) -> None:
+        """What was signed before a user was made was somebody else's, who has been removed."""
+        change = put_user("alice", ("dev",))
+        change["resource"]["spec"]["created"] = 1000
+        self.policy.apply({"changes": [change]})
+        self.policy.standing(self.alice, host_id="agent-1", now=2000.0, signed=1000.0)
+        with self.assertRaisesRegex(AuthenticationFailed, 'user "alice" was removed'):
+            self.policy.standing(self.alice, host_id="agent-1", now=2000.0, signed=999.0)
+
     def test_role_missing(self) -> None:
         self.policy.apply({"changes": [put_user("alice", ("dev", "gone"))]})
         self.assertRaises(AccessDenied, self.standing)

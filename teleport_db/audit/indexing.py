@@ -38,6 +38,9 @@ GATHER = 0.2
 #: Lines of one step, and how many times as long as it took the rest behind it is while the log grows.
 STEP, REST = 500, 19
 
+#: Seconds without a new line after which the log does not grow.
+QUIET = 1.0
+
 #: Lines of one step for who asks.
 ASKED = 2000
 
@@ -80,9 +83,11 @@ class Indexing:
         self._timer: IDelayedCall | None = None
         self._stepping = False
         self._stopped = False
+        self._grown = 0.0  # when the log did
 
     def notify(self) -> None:
         """There are more lines.  Cheap."""
+        self._grown = self._clock.seconds()
         if self._timer is None and not self._stepping and not self._stopped:
             self._timer = self._clock.callLater(GATHER, self._step)
 
@@ -139,21 +144,21 @@ class Indexing:
         self._timer, self._stepping = None, True
         durable = self._durable()
 
-        def step() -> tuple[float, int, int]:
+        def step() -> tuple[float, int]:
             begun = self._elapsed()
             index, _ = self._open()
             taken = index.step((durable.file, durable.size), STEP)
-            return self._elapsed() - begun, taken, durable.count
+            return self._elapsed() - begun, taken
 
         self._in_thread(step).addCallbacks(self._stepped, self._failed)
 
-    def _stepped(self, outcome: tuple[float, int, int]) -> None:
+    def _stepped(self, outcome: tuple[float, int]) -> None:
         self._stepping = False
-        took, taken, count = outcome
+        took, taken = outcome
         if self._stopped:
             return
         if taken == STEP:
-            grows = self._durable().count > count
+            grows = self._clock.seconds() - self._grown < QUIET
             self._timer = self._clock.callLater(took * REST if grows else 0, self._step)
         elif taken and self._index is not None and self._index.place.count < self._durable().count:
             self.notify()

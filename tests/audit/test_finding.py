@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
 from typing import Any
 
@@ -270,22 +269,19 @@ class IndexTests(LogCase):
         log = self.log()
         ticks = iter(range(100))
         log._indexing._elapsed = lambda: next(ticks)
-        log.receive("host", [(number, {"n": number}) for number in range(1, 1001)])
-        in_thread, later = log._indexing._in_thread, iter(range(1001, 1003))
-
-        def meanwhile(step: Any) -> Any:
-            for number in itertools.islice(later, 1):
-                log.receive("host", [(number, {"n": number})])
-            return in_thread(step)
-
-        log._indexing._in_thread = meanwhile
+        log.receive("host", [(number, {"n": number}) for number in range(1, 2001)])
         moments = []
-        for _ in range(200):
-            self.clock.advance(0.25)
+        for number in range(2001, 2119):
+            if number < 2081:
+                log.receive("host", [(number, {"n": number})])
+            self.clock.advance(0.5)
             place = log._indexing._index.place.count if log._indexing._index else 0
             if not moments or moments[-1][1] != place:
                 moments.append((self.clock.seconds() - NOW, place))
-        self.assertEqual([(round(when, 1), place) for when, place in moments], [(0.2, 500), (19.2, 1000), (38.2, 1003)])
+        self.assertEqual(
+            [(round(when, 1), place) for when, place in moments],
+            [(0.5, 500), (19.5, 1000), (38.5, 1500), (57.5, 2081)],
+        )
 
 
 class SessionTests(LogCase):

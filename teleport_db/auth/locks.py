@@ -146,6 +146,8 @@ class Locks:
             raise BadRequest(f"a lock's spec.target names one of {', '.join(TARGETS)}")
         kind = next(iter(named))
         message, when = fields.text(spec, "message", ""), fields.text(spec, "expires", "") or resource.expires
+        if not message.isprintable():
+            raise BadRequest("spec.message is one line, without control characters: it is shown in terminals")
         if resource.expires and when != resource.expires:
             raise BadRequest("metadata.expires and spec.expires differ; one of them is enough")
         unknown = set(spec) - {"message", "expires"}

@@ -113,9 +113,10 @@ class Roles:
 
 def _parsed(resource: Resource) -> dict[str, object]:
     check_name("role", resource.name)
+    if resource.expires:
+        raise BadRequest("metadata.expires: a role does not expire; a lock with an end stops it, tctl rm removes it")
     shape = resource.to_json()
     shape["metadata"].pop("revision", None)
-    shape["metadata"].pop("expires", None)
     try:
         return role_resource(parse_role(shape))
     except ConfigError as error:

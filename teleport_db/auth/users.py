@@ -96,7 +96,9 @@ class Users:
 
     async def _value(self, resource: Resource) -> dict[str, Any]:
         check_name("user", resource.name)
-        unknown = set(resource.spec) - {"roles", "traits", "status", "created_by", "expires"}
+        if resource.expires:
+            raise BadRequest("metadata.expires: a user does not expire; tctl lock stops one, tctl users rm removes one")
+        unknown = set(resource.spec) - {"roles", "traits"}
         if unknown:
             raise BadRequest(f"a user has no spec.{sorted(unknown)[0][:64]}")
         roles = fields.texts(resource.spec, "roles", ("access",)) or ("access",)

@@ -112,9 +112,22 @@ class ResourceTests(AuthCase):
         large = {"name": "a", "traits": {"x": ["y" * 4000 + str(n) for n in range(5)]}}
         await self.assertFailure(self.call("POST", "/v1/users", large), BadRequest)
 
+    async def test_no_end(self) -> None:
+        """An end that would not be kept is refused, and so is all else that would not count."""
+        ending = {"name": "carol", "expires": "2027-01-15T08:01:00Z"}
+        for kind, metadata, spec in (
+            ("user", ending, {}),
+            ("role", ending, {}),
+            ("user", {"name": "carol"}, {"expires": "2027-01-15T08:01:00Z"}),
+            ("user", {"name": "carol"}, {"status": {"is_locked": True}}),
+        ):
+            body = {"kind": kind, "version": "v3", "metadata": metadata, "spec": spec}
+            await self.assertFailure(self.call("POST", f"/v1/resources/{kind}", body), BadRequest)
+
     async def test_locks(self) -> None:
-        """A lock names one target; it may end by itself."""
-        for spec in ({}, {"target": {}}, {"target": {"user": "a", "role": "b"}}, {"target": {"x": "a"}}):
+        """A lock names one target, and says why in one line; it may end by itself."""
+        wrong = ({}, {"target": {}}, {"target": {"user": "a", "role": "b"}}, {"target": {"x": "a"}})
+        for spec in (*wrong, {"target": {"user": "a"}, "message": "a\x1b[2J"}):
             lock = {"kind": "lock", "metadata": {"name": "l"}, "spec": spec}
             await self.assertFailure(self.call("POST", "/v1/resources/lock", lock), BadRequest)
         lock = {

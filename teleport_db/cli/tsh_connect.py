@@ -128,7 +128,7 @@ def connect(arguments: Arguments) -> None:
     """Become ``psql``; logs in to the database first when there is no certificate that lives long enough."""
     login = tsh_db.flags_login(arguments)
     name = arguments.name or _named(login, None)
-    if not _valid(login, name) or _lacks_code(login, name):
+    if not _valid(login, name) or _brings_code(login, name) or _lacks_code(login, name):
         user, database = tsh_db.defaults(login, name)
         with login.credentials.client() as client:
             tsh_db.obtain(login, client, name, arguments.db_user or user, arguments.db_name or database)
@@ -170,10 +170,20 @@ def _chosen(login: Login, name: str | None) -> str:
     return name
 
 
+def _with_code(login: Login, name: str) -> bool:
+    """Whether the certificate was given for a one-time code."""
+    path = login.store.database_path(login.profile, name)
+    return bool(read_certificate(read_text(path), path).identity.get("mfa"))
+
+
+def _brings_code(login: Login, name: str) -> bool:
+    """Whether the input begins with a code: that of a pipe always does, or psql could be given it as SQL."""
+    return not sys.stdin.isatty() and _with_code(login, name)
+
+
 def _lacks_code(login: Login, name: str) -> bool:
     """Whether a role asks for a one-time code by now that the certificate was given without."""
-    path = login.store.database_path(login.profile, name)
-    if read_certificate(read_text(path), path).identity.get("mfa"):
+    if _with_code(login, name):
         return False
     try:
         with login.credentials.client(timeout=ASKING) as client:

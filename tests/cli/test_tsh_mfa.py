@@ -170,12 +170,16 @@ class SessionMFATests(CommandTestCase):
         said = self.succeeds(self.tsh("db", "connect", "aurora", stdin="123456\nSELECT 1;\n"))
         self.assertEqual(said, "service=root-aurora\nSELECT 1;\n")
         self.assertEqual(self.certificates(), 1)
-        # With most of the minute left the same certificate does, and no code is asked for.
-        self.assertIn("SELECT 2;", self.succeeds(self.tsh("db", "connect", "aurora", stdin="SELECT 2;\n")))
+        said = self.succeeds(self.tsh("db", "connect", "aurora", stdin="123456\nSELECT 2;\n"))
+        self.assertEqual(said, "service=root-aurora\nSELECT 2;\n", "the code is never SQL")
+        # With most of the minute left the same certificate does at a terminal, and no code is asked for.
+        psql.write_text('#!/bin/sh\necho "$@"\n')
+        code, seen = self.at_terminal("tsh", "db", "connect", "aurora", answers=())
+        self.assertEqual((code, seen.strip()), (0, "service=root-aurora"))
         self.cluster.session_mfa = 15.0
         self.succeeds(self.tsh("db", "login", "aurora", stdin="123456\n"))
         self.succeeds(self.tsh("db", "connect", stdin="123456\nSELECT 3;\n"))
-        self.assertEqual(self.certificates(), 3)
+        self.assertEqual(self.certificates(), 4)
 
     def test_begins_to_ask(self) -> None:
         """A certificate of before is renewed when a role begins to ask; without auth it is used as it is."""

@@ -21,15 +21,7 @@ PREFIX = "/db/"
 
 def resource_of(item: Item) -> Resource:
     """A stored database as the API spells it."""
-    metadata = item.value["metadata"]
-    return Resource(
-        "db",
-        metadata["name"],
-        item.value["spec"],
-        item.revision,
-        labels=metadata.get("labels", {}),
-        description=metadata.get("description", ""),
-    )
+    return storing.described("db", item)
 
 
 class Databases:

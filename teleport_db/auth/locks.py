@@ -1,11 +1,7 @@
-"""Locks: they stop a user, all holders of a role, a host, or a database service, now and everywhere.
-
-Auth keeps them in memory, fed by the backend's watch, because every call asks for them.
-"""
+"""Locks: they stop a user, all holders of a role, a host, or a database service, now and everywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -14,11 +10,12 @@ from twisted.internet.interfaces import IReactorTime
 from teleport_db.api.resources import Resource, check_name
 from teleport_db.auth import body as fields
 from teleport_db.auth import storing
+from teleport_db.auth.followed import Followed
 from teleport_db.auth.recorder import Recorder
 from teleport_db.auth.times import rfc3339, seconds_of
 from teleport_db.errors import AccessDenied, BadRequest, NotFound
 from teleport_db.identity import Identity
-from teleport_db.interfaces import Change, IBackend, Item
+from teleport_db.interfaces import IBackend, Item
 
 PREFIX = "/lock/"
 #: What a lock's target may name; ``node`` is Teleport's older word for ``server_id``.
@@ -43,35 +40,17 @@ def resource_of(item: Item) -> Resource:
     return Resource("lock", item.key.removeprefix(PREFIX), spec, item.revision, expires)
 
 
-class Locks:
+class Locks(Followed[Lock]):
     """All locks of the cluster."""
 
     def __init__(self, backend: IBackend, recorder: Recorder, *, clock: IReactorTime) -> None:
-        self._backend = backend
+        super().__init__(backend, PREFIX)
         self._recorder = recorder
         self._clock = clock
-        self._locks: dict[str, Lock] = {}
-        self._stop: Callable[[], None] | None = None
 
-    async def start(self) -> None:
-        """Read all locks, and from now on hear of every change."""
-        self._stop = self._backend.watch(PREFIX, self._changed)
-        for item in await self._backend.range(PREFIX):
-            self._changed(Change(item.key, item.revision, item))
-
-    def stop(self) -> None:
-        """Hear no more."""
-        if self._stop is not None:
-            self._stop()
-
-    def _changed(self, change: Change) -> None:
-        name = change.key.removeprefix(PREFIX)
-        if change.item is None:
-            self._locks.pop(name, None)
-        else:
-            ((kind, value),) = change.item.value["target"].items()
-            message = change.item.value.get("message", "")
-            self._locks[name] = Lock(name, (kind, value), message, change.item.expires)
+    def _read(self, name: str, item: Item) -> Lock:
+        ((kind, value),) = item.value["target"].items()
+        return Lock(name, (kind, value), item.value.get("message", ""), item.expires)
 
     def check_user(self, name: str, roles: tuple[str, ...]) -> None:
         """Raise AccessDenied when a lock stops this user."""
@@ -90,7 +69,7 @@ class Locks:
 
     def _check(self, targets: set[tuple[str, str]]) -> None:
         now = self._clock.seconds()
-        for lock in self._locks.values():
+        for lock in self._known.values():
             if lock.target in targets and (lock.expires is None or lock.expires > now):
                 kind, value = lock.target
                 message = f": {lock.message}" if lock.message else ""

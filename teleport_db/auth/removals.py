@@ -5,18 +5,18 @@
     /removed_host/ID  {"by", "at"}     as long as a certificate of the host's may last; it gets no new one
 
 For a moment it may still ship what it has recorded, so that the sessions that end with it have their last events.
-Auth keeps them in memory, as it does locks; proxies and agents hear of them by their watch.
+Proxies and agents hear of them by their watch.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
 from teleport_db.api.resources import Resource
+from teleport_db.auth.followed import Followed
 from teleport_db.auth.joining import HOSTS
 from teleport_db.auth.presence import Presence
 from teleport_db.auth.recorder import Recorder
@@ -24,7 +24,7 @@ from teleport_db.auth.signing import HOST_TTL
 from teleport_db.auth.tokens import PREFIX as TOKENS
 from teleport_db.errors import AccessDenied, BadRequest, NotFound
 from teleport_db.identity import Identity
-from teleport_db.interfaces import Change, IBackend, Item
+from teleport_db.interfaces import IBackend, Item
 
 PREFIX = "/removed_host/"
 #: Seconds in which a host that was removed may still ship its events.
@@ -37,49 +37,31 @@ def resource_of(item: Item) -> Resource:
     return Resource("db_server", item.key.removeprefix(PREFIX), {}, item.revision)
 
 
-class Removals:
-    """Knows who was removed."""
+class Removals(Followed[float]):
+    """Knows who was removed, and when, in seconds since the epoch."""
 
     def __init__(self, backend: IBackend, recorder: Recorder, presence: Presence, *, clock: IReactorTime) -> None:
-        self._backend = backend
+        super().__init__(backend, PREFIX)
         self._recorder = recorder
         self._presence = presence
         self._clock = clock
-        #: When each was removed, in seconds since the epoch.
-        self._removed: dict[str, float] = {}
-        self._stop: Callable[[], None] | None = None
 
-    async def start(self) -> None:
-        """Read all removals, and from now on hear of every change."""
-        self._stop = self._backend.watch(PREFIX, self._changed)
-        for item in await self._backend.range(PREFIX):
-            self._changed(Change(item.key, item.revision, item))
-
-    def stop(self) -> None:
-        """Hear no more."""
-        if self._stop is not None:
-            self._stop()
-
-    def _changed(self, change: Change) -> None:
-        name = change.key.removeprefix(PREFIX)
-        if change.item is None:
-            self._removed.pop(name, None)
-        else:
-            self._removed[name] = float(change.item.value["at"])
+    def _read(self, name: str, item: Item) -> float:
+        return float(item.value["at"])
 
     def check(self, identity: Identity, *, shipping: bool = False) -> None:
         """Raise AccessDenied when this host was removed.
 
         :param shipping: it only wants to say what it has recorded.
         """
-        removed_at = self._removed.get(identity.name) if identity.kind == "host" else None
+        removed_at = self._known.get(identity.name) if identity.kind == "host" else None
         if removed_at is None or (shipping and self._clock.seconds() - removed_at < LAST_WORDS_SECONDS):
             return
         raise AccessDenied(REMOVED)
 
     def check_id(self, host_id: str) -> None:
         """The same by a host's id."""
-        if host_id in self._removed:
+        if host_id in self._known:
             raise AccessDenied(REMOVED)
 
     # The API: ``kind: db_server``.

@@ -19,15 +19,7 @@ PRESETS = "/cluster/presets"
 
 def resource_of(item: Item) -> Resource:
     """A stored role as the API spells it."""
-    metadata = item.value["metadata"]
-    return Resource(
-        "role",
-        metadata["name"],
-        item.value["spec"],
-        item.revision,
-        labels=metadata.get("labels", {}),
-        description=metadata.get("description", ""),
-    )
+    return storing.described("role", item)
 
 
 def role_of(item: Item) -> Role:

@@ -15,6 +15,19 @@ def reference(resource: Resource) -> str:
     return f"{resource.kind}/{resource.name}"
 
 
+def described(kind: str, item: Item) -> Resource:
+    """A resource that is stored with its whole metadata, as the API spells it."""
+    metadata = item.value["metadata"]
+    return Resource(
+        kind,
+        metadata["name"],
+        item.value["spec"],
+        item.revision,
+        labels=metadata.get("labels", {}),
+        description=metadata.get("description", ""),
+    )
+
+
 def changed_meanwhile(what: str) -> RevisionConflict:
     """The refusal of a revision that is not the present one."""
     return RevisionConflict(

@@ -251,6 +251,7 @@ def _readable(data: bytes) -> Iterator[str]:
             os.unlink(path)
 
 
+@lru_cache(maxsize=KEPT)
 def _load(certificate_der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)

@@ -11,7 +11,7 @@ import sys
 import time
 
 from teleport_db.cli import tsh_db
-from teleport_db.cli.certinfo import blocks, der, read_certificate
+from teleport_db.cli.certinfo import CertificateInfo, blocks, der, read_certificate
 from teleport_db.cli.output import clean, emit, format_argument
 from teleport_db.cli.profile import read_text
 from teleport_db.cli.program import Arguments, Parser
@@ -128,7 +128,7 @@ def connect(arguments: Arguments) -> None:
     """Become ``psql``; logs in to the database first when there is no certificate that lives long enough."""
     login = tsh_db.flags_login(arguments)
     name = arguments.name or _named(login, None)
-    if not _valid(login, name) or _brings_code(login, name) or _lacks_code(login, name):
+    if _wants_another(login, name):
         user, database = tsh_db.defaults(login, name)
         with login.credentials.client() as client:
             tsh_db.obtain(login, client, name, arguments.db_user or user, arguments.db_name or database)
@@ -163,41 +163,37 @@ def _named(login: Login, name: str | None) -> str:
 def _chosen(login: Login, name: str | None) -> str:
     """The same, with a certificate that lives."""
     name = _named(login, name)
-    if not _valid(login, name):
+    if _living(login, name) is None:
         if not login.live:
             raise AuthenticationFailed(login.credentials.expired)
         raise AuthenticationFailed(f"the certificate of {clean(name)} has expired, run: tsh db login {clean(name)}")
     return name
 
 
-def _with_code(login: Login, name: str) -> bool:
-    """Whether the certificate was given for a one-time code."""
-    path = login.store.database_path(login.profile, name)
-    return bool(read_certificate(read_text(path), path).identity.get("mfa"))
-
-
-def _brings_code(login: Login, name: str) -> bool:
-    """Whether the input begins with a code: that of a pipe always does, or psql could be given it as SQL."""
-    return not sys.stdin.isatty() and _with_code(login, name)
-
-
-def _lacks_code(login: Login, name: str) -> bool:
-    """Whether a role asks for a one-time code by now that the certificate was given without."""
-    if _with_code(login, name):
-        return False
+def _wants_another(login: Login, name: str) -> bool:
+    """Whether to ask for a certificate before ``psql`` gets to connect."""
+    found = _living(login, name)
+    if found is None:
+        return True
+    if found.identity.get("mfa"):
+        # The input of a pipe begins with a code, always: psql could be given it as SQL.
+        return not sys.stdin.isatty()
     try:
         with login.credentials.client(timeout=ASKING) as client:
+            # A role may have begun to ask for one.
             return bool(client.call("GET", "/v1/mfa").get("session_mfa"))
     except ConnectionTrouble:
         return False  # while auth is away the agent decides with what there is
 
 
-def _valid(login: Login, name: str) -> bool:
+def _living(login: Login, name: str) -> CertificateInfo | None:
+    """The database's certificate; None where there is none that can be used."""
     path = login.store.database_path(login.profile, name)
     try:
         info = read_certificate(read_text(path), path)
     except (FileNotFoundError, AuthenticationFailed):
-        return False
+        return None
     # psql has to start, and to reach the proxy, within what is left of a minute.
     needed = STARTING if info.identity.get("mfa") else 0.0
-    return time.time() + needed < info.not_after and info.public_key == login.credentials.info.public_key
+    good = time.time() + needed < info.not_after and info.public_key == login.credentials.info.public_key
+    return info if good else None

@@ -34,18 +34,23 @@ READING = 15
 #: Files that are kept open, and candidates of one question to the database.
 OPEN_FILES, CHUNK = 16, 256
 
+#: Bytes of the log's lines with which a page is full, however few those are; one event more at most.
+MAX_BYTES = 4 << 20
+
 
 @attrs.frozen
 class Page:
     """What was found.
 
     :param next: where to go on: ``after`` of the next call; None when there is nothing more.
+    :param full: as many as were asked for, or as large as a page may be: there may be more by now.
     :param behind: lines of the log that the index does not have yet, out of ``total``; nothing was looked for then.
     :param upto: lines of the log that were looked at: what has come since begins behind them.
     """
 
     events: list[Event]
     next: int | None = None
+    full: bool = False
     upto: int = 0
     behind: int = 0
     total: int = 0
@@ -79,31 +84,33 @@ class Finder:
         oldest_first: bool = False,
         joined: bool = False,
     ) -> Page:
-        """At most ``limit`` events, the newest first unless said.
+        """At most ``limit`` events and about :data:`MAX_BYTES`, the newest first unless said.
 
         :param after: the ``next`` of the page before.
         """
         events: list[Event] = []
-        upto = self._index.place.count
+        upto, size = self._index.place.count, 0
         for row in self._candidates(query, after, oldest_first):
             event = self._event(row)
             if event is None or not query.matches(event):
                 continue
-            shown = self._joined(query, row, event) if joined else event
+            shown, more = self._joined(query, row, event) if joined else (event, 0)
             if shown is not None:
                 events.append(shown)
-                if len(events) == limit:
-                    return Page(events, row.id, upto)
-        return Page(events, max(after or 0, upto) if oldest_first else None, upto)
+                size += row.size + more
+                if len(events) == limit or size >= MAX_BYTES:
+                    return Page(events, row.id, full=True, upto=upto)
+        return Page(events, max(after or 0, upto) if oldest_first else None, upto=upto)
 
-    def _joined(self, query: Query, row: _Row, event: Event) -> Event | None:
-        """The row of two events; None where it comes elsewhere."""
-        other = None if row.partner is None else self._by_id(row.partner)
-        if other is None:
-            return event
+    def _joined(self, query: Query, row: _Row, event: Event) -> tuple[Event | None, int]:
+        """The row of two events, None where it comes elsewhere; and the size of the other's line."""
+        partner = None if row.partner is None else self._row(row.partner)
+        other = None if partner is None else self._event(partner)
+        if partner is None or other is None:
+            return event, 0
         if event["event"] == "db.session.query":
-            return {**event, "result": other}
-        return None if query.matches(other) else {**other, "result": event}
+            return {**event, "result": other}, partner.size
+        return None if query.matches(other) else {**other, "result": event}, partner.size
 
     # Candidates
 
@@ -200,9 +207,9 @@ class Finder:
 
     # Reading
 
-    def _by_id(self, line: int) -> Event | None:
+    def _row(self, line: int) -> _Row | None:
         row = self._index.database.execute(f"SELECT {_COLUMNS} FROM events e WHERE id = ?", (line,)).fetchone()
-        return None if row is None else self._event(_Row(*row))
+        return None if row is None else _Row(*row)
 
     def _event(self, row: _Row) -> Event | None:
         """The event of a row; None when the log has no such line there any more."""

@@ -29,7 +29,10 @@ class AuditCalls:
     _server: AuthServer
 
     async def search_audit(self, call: Call) -> dict[str, Any]:
-        """Events: newest first, or oldest first, which can wait for some to come."""
+        """Events: newest first, or oldest first, which can wait for some to come.
+
+        A page ends before its limit where it has become large; ``more`` says that there may be more by now.
+        """
         oldest_first = _choice(call, "order", "newest", "oldest")
         limit, after, wait = call.whole("limit"), call.whole("after"), call.whole("wait") or 0
         query = _query(call)
@@ -43,7 +46,7 @@ class AuditCalls:
             oldest_first=oldest_first,
             joined=_choice(call, "joined", "0", "1"),
         )
-        answer: dict[str, Any] = {"events": page.events, "next": page.next, "last": page.upto}
+        answer: dict[str, Any] = {"events": page.events, "next": page.next, "more": page.full, "last": page.upto}
         if page.behind:
             answer["indexing"] = {"missing": page.behind, "total": page.total}
         return answer
@@ -90,9 +93,13 @@ class AuditCalls:
         given = call.whole("limit")
         limit = min(1000 if given is None else given, MAX_FOUND)
         page = await self._server.audit.search(
-            Query(sid=sid), limit=limit, after=call.whole("after"), oldest_first=True
+            Query(sid=sid),
+            limit=limit,
+            after=call.whole("after"),
+            oldest_first=True,
+            joined=_choice(call, "joined", "0", "1"),
         )
-        following = page.next if len(page.events) == limit else None
+        following = page.next if page.full else None
         return {"session": _session(found[0]), "events": page.events, "next": following}
 
 

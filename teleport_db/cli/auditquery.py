@@ -15,8 +15,11 @@ from teleport_db.errors import UsageError
 
 Event = dict[str, Any]
 
-#: Events asked for at a time.
+#: Events asked for at a time; the server sends fewer where they are large.
 PAGE = 1000
+
+#: Characters of an event that are shown where there is no terminal: a statement may have millions.
+LONGEST = 2000
 
 #: Flag -> parameter of the call.
 _FLAGS = {

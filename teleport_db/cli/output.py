@@ -75,6 +75,27 @@ def emit(value: Any, form: str, text: Callable[[], str]) -> None:
     print(to_json(value) if form == "json" else to_yaml(value) if form == "yaml" else text())
 
 
+def emit_each(values: Iterable[Any], form: str) -> None:
+    """Print values as one JSON or YAML list, or one a line (``jsonl``), each as it comes: no more than one is held."""
+    begun = False
+    for value in values:
+        if form == "json":
+            shown = to_json(value).replace("\n", "\n    ")
+            print(f"{',' if begun else '['}\n    {shown}", end="")
+        else:
+            print(to_json_line(value) if form == "jsonl" else to_yaml([value]))
+        begun = True
+    if form == "json":
+        print("\n]" if begun else "[]")
+    elif form == "yaml" and not begun:
+        print("[]")
+
+
+def cut(text: str, width: int) -> str:
+    """``text`` in at most so many characters."""
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
 def labels(value: Mapping[str, object] | None) -> str:
     """``env=dev,team=a``, sorted by key."""
     return ",".join(f"{key}={value[key]}" for key in sorted(value)) if value else ""

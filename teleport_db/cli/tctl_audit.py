@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from teleport_db.cli.auditquery import (
     HEADERS,
+    LONGEST,
     Event,
     ask,
     details,
@@ -17,7 +19,7 @@ from teleport_db.cli.auditquery import (
     positive,
     row,
 )
-from teleport_db.cli.output import clean, emit, format_argument, table, to_json_line
+from teleport_db.cli.output import clean, cut, emit_each, format_argument, table, to_json_line
 from teleport_db.cli.program import Arguments, Parser
 from teleport_db.cli.tctl_session import client
 from teleport_db.errors import UsageError
@@ -75,25 +77,27 @@ def _listing(arguments: Arguments, query: dict[str, Any]) -> None:
     limit = positive("--limit", arguments.limit)
     if arguments.format == "text" and not arguments.raw:
         query["joined"] = "1"
-    found: list[Event] = []
-    following = None
+    following: Any = None
+
+    def events() -> Iterator[Event]:
+        nonlocal following
+        for page, after in pages(api, query, limit, arguments.after):
+            following = after
+            yield from page
+
     with client(arguments) as api:
-        for events, next_page in pages(api, query, limit, arguments.after):
-            following = next_page
-            if arguments.format == "jsonl":
-                for event in events:
-                    print(to_json_line(event))
-            else:
-                found += events
-    if arguments.format != "jsonl":
-        emit(found, arguments.format, lambda: _table(found))
+        if arguments.format == "text":
+            print(_table(events()))
+        else:
+            emit_each(events(), arguments.format)
     if following is not None:
         print(f"there may be more: --after={int(following)}", file=sys.stderr)
 
 
-def _table(events: list[Event]) -> str:
+def _table(events: Iterable[Event]) -> str:
     """The table; columns that nothing is in are left out, and texts end with the terminal."""
-    rows = [[clean(cell) for cell in row(event)] for event in events]
+    # Of a long statement no more is held than can be shown.
+    rows = [[cut(clean(cell), LONGEST) for cell in row(event)] for event in events]
     here = [
         number for number, header in enumerate(HEADERS) if header == "Details" or any(cells[number] for cells in rows)
     ]
@@ -106,11 +110,6 @@ def _table(events: list[Event]) -> str:
     for cells in rows:
         cells[-1] = cut(cells[-1], width)
     return table([HEADERS[n] for n in here], [[cells[n] for n in here] for cells in rows])
-
-
-def cut(text: str, width: int) -> str:
-    """``text`` in at most so many characters."""
-    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def tail_arguments(parser: Parser) -> None:
@@ -127,18 +126,19 @@ def tail(arguments: Arguments) -> None:
     if arguments.limit < 0 or arguments.limit > 10_000:
         raise UsageError("--limit: between 0 and 10000")
     with client(arguments) as api:
-        answer = ask(api, {**query, "limit": max(arguments.limit, 1)})
-        _print(answer.get("events", [])[: arguments.limit][::-1], arguments.format)
-        after = answer.get("last", 0)
+        show = to_json_line if arguments.format == "jsonl" else _line
+        after = int(ask(api, {**query, "limit": 1}).get("last", 0))
+        newest = pages(api, query, arguments.limit, after + 1)
+        _print([show(event) for events, _ in newest for event in events][::-1])
         while arguments.follow:
             answer = ask(api, {**query, "limit": 1000, "order": "oldest", "after": after, "wait": WAIT})
-            _print(answer.get("events", []), arguments.format)
+            _print(map(show, answer.get("events", [])))
             after = answer.get("next") or after
 
 
-def _print(events: list[Event], form: str) -> None:
-    for event in events:
-        print(to_json_line(event) if form == "jsonl" else _line(event))
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
     sys.stdout.flush()
 
 
@@ -147,4 +147,4 @@ def _line(event: Event) -> str:
     time, name, _, user, database, rows, took, state, _ = row(event)
     outcome = ", ".join(filter(None, [state, f"{rows} rows" if rows else "", took]))
     text = clean("  ".join(filter(None, [time, name, user, database, outcome, details(event)])))
-    return cut(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text
+    return cut(text, shutil.get_terminal_size().columns if sys.stdout.isatty() else LONGEST)

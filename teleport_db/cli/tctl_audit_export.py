@@ -91,7 +91,7 @@ def _pages(api: Client, query: dict[str, Any], after: int) -> Iterator[tuple[lis
         answer = ask(api, {**query, "order": "oldest", "limit": PAGE, "after": after})
         events, after = answer.get("events", []), int(answer.get("next") or after)
         yield events, after
-        if len(events) < PAGE:
+        if not answer.get("more"):
             return
 
 

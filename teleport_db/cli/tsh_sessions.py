@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from teleport_db.cli.auditquery import Event, details, positive, rows_of, state_of, took
-from teleport_db.cli.output import clean, duration, emit, format_argument, table
+from teleport_db.cli.auditquery import LONGEST, Event, details, positive, rows_of, state_of, took
+from teleport_db.cli.output import clean, cut, duration, emit, emit_each, format_argument, table
 from teleport_db.cli.program import Arguments, Parser
 from teleport_db.cli.tsh_db import flags_login
 from teleport_db.cli.values import seconds
@@ -18,9 +18,6 @@ from teleport_db.errors import NotFound, UsageError
 
 #: Seconds that a pause of the session takes at most when it is replayed.
 MAX_PAUSE = 3
-
-#: Events that do not show: what they say stands with the statement.
-_QUIET = frozenset({"db.session.result", "db.session.start", "db.session.end"})
 
 
 def ls_arguments(parser: Parser) -> None:
@@ -70,29 +67,33 @@ def play(arguments: Arguments) -> None:
     if arguments.speed is not None and not 0 < arguments.speed < 1e6:
         raise UsageError("--speed: more than 0")
     longest = seconds("--max-pause", arguments.max_pause)
-    with flags_login(arguments).credentials.client() as client:
-        session, events = _session(client, arguments.session)
     speed = arguments.speed or (1.0 if sys.stdout.isatty() else None)
-    if arguments.format == "text":
-        replay(session, events, print, time.sleep, speed=speed, longest=longest)
-    else:
-        emit(events, arguments.format, str)
+    with flags_login(arguments).credentials.client() as client:
+        if arguments.format == "text":
+            session, events = _session(client, arguments.session, joined="1")
+            replay(session, events, print, time.sleep, speed=speed, longest=longest)
+        else:
+            emit_each(_session(client, arguments.session)[1], arguments.format)
 
 
-def _session(client: Any, sid: str) -> tuple[dict[str, Any], list[Event]]:
+def _session(client: Any, sid: str, **query: str) -> tuple[dict[str, Any], Iterator[Event]]:
+    """A session, and its events as they are asked for."""
     from urllib.parse import quote
 
-    events: list[Event] = []
-    after = None
-    while True:
+    def page(after: int | None) -> Any:
         try:
-            answer = client.call("GET", f"/v1/sessions/{quote(sid, safe='')}/events", query={"after": after})
+            return client.call("GET", f"/v1/sessions/{quote(sid, safe='')}/events", query={"after": after, **query})
         except NotFound as error:
             raise NotFound(f"{clean(sid)}: {error}") from None
-        events += answer.get("events", [])
-        after = answer.get("next")
-        if after is None:
-            return answer.get("session", {}), events
+
+    def events(answer: Any) -> Iterator[Event]:
+        yield from answer.get("events", [])
+        while answer.get("next") is not None:
+            answer = page(answer["next"])
+            yield from answer.get("events", [])
+
+    first = page(None)
+    return first.get("session", {}), events(first)
 
 
 def replay(
@@ -106,6 +107,7 @@ def replay(
 ) -> None:
     """Show a session line by line.
 
+    :param events: a statement with its result in it, where it has one.
     :param speed: how many times as fast as it was; None for at once.
     :param longest: seconds that a pause takes at most.
     """
@@ -114,36 +116,28 @@ def replay(
         clean(f"Session {session.get('sid', '')} of {session.get('user', '')}, {where} as {session.get('db_user', '')}")
     )
     begun = previous = None
-    for event, lines in shown(list(events)):
+    for event, lines in shown(events):
         at = _moment(event.get("time"))
         begun = begun or at
         if speed is not None and previous is not None and at > previous:
             sleep(min((at - previous) / speed, longest))
         previous = max(previous or 0.0, at)
-        width = shutil.get_terminal_size().columns if speed is not None else 1 << 30
+        width = shutil.get_terminal_size().columns if speed is not None else LONGEST
         for number, line in enumerate(lines):
-            text = f"{_offset(at - (begun or at)) if number == 0 else '':>10}  {line}"
-            show(text if len(text) <= width else f"{text[: width - 3]}...")
+            show(cut(f"{_offset(at - (begun or at)) if number == 0 else '':>10}  {line}", width))
 
 
-def shown(events: list[Event]) -> Iterator[tuple[Event, list[str]]]:
+def shown(events: Iterable[Event]) -> Iterator[tuple[Event, list[str]]]:
     """The events that are shown, each with its lines: a statement, and below it what came of it."""
-    results = {
-        event["statement_id"]: event
-        for event in events
-        if event.get("event") == "db.session.result" and isinstance(event.get("statement_id"), int)
-    }
-    joined = {event.get("statement_id") for event in events if event.get("event") == "db.session.query"}
     for event in events:
-        name, statement = str(event.get("event", "")), event.get("statement_id")
-        result = results.get(statement) if isinstance(statement, int) else None
+        name, result = str(event.get("event", "")), event.get("result")
         if name == "db.session.start":
             yield event, [f"began, from {clean(str(event.get('addr.remote', '')))}"]
         elif name == "db.session.end":
             yield event, [f"ended: {clean(str(event.get('reason') or 'by the client'))}"]
         elif name == "db.session.query":
-            yield event, [details(event), *([_outcome(result)] if result else [])]
-        elif name not in _QUIET or statement not in joined:
+            yield event, [details(event), *([_outcome(result)] if isinstance(result, dict) else [])]
+        else:
             short = name.removeprefix("db.session.").removeprefix("postgres.")
             yield event, [f"[{clean(short)}] {_outcome(event) if name == 'db.session.result' else details(event)}"]
 

@@ -136,7 +136,13 @@ class PropertyTests(LogCase):
                     expected = walked(recorded, query, joined=False)[::-1]
                     self.assertEqual(self.pages(log, query, limit, oldest_first=True), expected)
 
-        with MonkeyPatcher((finding, "FEW", 3), (finding, "FREQUENT", 5), (finding, "CHUNK", 2), (index, "BLOCK", 4)):
+        with MonkeyPatcher(
+            (finding, "FEW", 3),
+            (finding, "FREQUENT", 5),
+            (finding, "CHUNK", 2),
+            (finding, "MAX_BYTES", 1000),
+            (index, "BLOCK", 4),
+        ):
             check()
 
     def tearDownLog(self) -> None:
@@ -202,6 +208,26 @@ class IndexTests(LogCase):
             number += 1
             self.fill(log, 1, first=number)
         self.assertEqual(followed, list(range(1, len(followed) + 1)))
+
+    def test_large(self) -> None:
+        """A page of large events ends before its limit, in either direction; none is left out."""
+        log = self.log()
+        sizes = [50_000] * 250 + [100] * 50
+        log.receive("host", [(n, {"n": n, "event": "x", "pad": "x" * size}) for n, size in enumerate(sizes, 1)])
+        for oldest_first in (False, True):
+            seen, after, lengths = [], None, []
+            while True:
+                page = self.successResultOf(log.search(limit=10_000, after=after, oldest_first=oldest_first))
+                seen += [event["n"] for event in page.events]
+                lengths.append(sum(len(event["pad"]) for event in page.events))
+                if not page.full:
+                    break
+                after = page.next
+            self.assertEqual(seen, sorted(range(1, 301), reverse=not oldest_first))
+            self.assertEqual(len(lengths), 3)
+            self.assertLess(max(lengths), finding.MAX_BYTES + 50_000)
+        page = self.successResultOf(log.search(limit=10))
+        self.assertTrue(page.full)
 
     def test_damaged(self) -> None:
         """One that is damaged, of another version or of another log is made anew."""

@@ -68,6 +68,8 @@ class EventTests(AuditCase):
             after = answer["next"] if len(answer["events"]) == 3 else None
         whole = await self.call("GET", "/v1/audit")
         self.assertEqual(seen[::-1], whole["events"])
+        self.assertEqual((answer["more"], whole["more"]), (False, False))
+        self.assertTrue((await self.call("GET", "/v1/audit", query={"limit": 3}))["more"])
         for query in (
             {"order": "random"},
             {"joined": "2"},

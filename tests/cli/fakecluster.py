@@ -329,7 +329,7 @@ class FakeCluster:
 
     def _get_audit(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
         events = [event for event in self.events if query.get("user") in (None, event.get("user"))]
-        return {"events": events[: int(query.get("limit", 1000))], "next": None, "last": len(events)}
+        return {"events": events[: int(query.get("limit", 1000))], "next": None, "more": False, "last": len(events)}
 
     def _post_audit(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
         return {"checkpoint": '{"checkpoint":{"number":1}}'}
@@ -340,6 +340,12 @@ class FakeCluster:
         events = [event for event in self.events if event.get("sid") == path[0]]
         if not events:
             raise NotFound("there is no such session, or no role of yours lets you see it")
+        if query.get("joined"):
+            events = [
+                {**event, "result": other} if other.get("event") == "db.session.result" else event
+                for event, other in zip(events, [*events[1:], {}], strict=True)
+                if event.get("event") != "db.session.result"
+            ]
         after = int(query.get("after", 0))
         session = {"sid": path[0], "user": "alice", "db_service": "aurora", "db_name": "shop", "db_user": "bob"}
         return {

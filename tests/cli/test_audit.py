@@ -12,8 +12,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.audit.log import AuditLog
-from teleport_db.cli import tctl_audit
-from teleport_db.cli.auditquery import HEADERS, row
+from teleport_db.cli.auditquery import HEADERS, LONGEST, row
+from teleport_db.cli.output import cut
 from teleport_db.cli.tctl_audit_export import COLUMNS
 from teleport_db.cli.tsh_sessions import replay
 from tests.audit.samples import NOW
@@ -101,6 +101,21 @@ class ListingTests(CommandTestCase):
         code, said = self.at_terminal("tctl", f"--data-dir={self._data()}", "audit", "ls", answers=())
         self.assertEqual(code, 0)
         self.assertLessEqual(max(map(len, said.splitlines())), 133)
+
+    def test_long(self) -> None:
+        """Where there is no terminal, as much as a person reads; the whole in the other forms."""
+        long = "select " + "x" * 100_000
+        self.cluster.events = [{**STATEMENT, "db_query": long}] * 3
+        for words in (("ls",), ("tail",), ("search", "select")):
+            self.assertLess(len(self.succeeds(self.tctl("audit", *words))), 4 * LONGEST)
+        self.login()
+        self.assertLess(len(self.succeeds(self.tsh("play", "s1"))), 4 * LONGEST)
+        listed = json.loads(self.succeeds(self.tctl("audit", "ls", "--format=json")))
+        self.assertEqual([event["db_query"] for event in listed], [long] * 3)
+        self.assertEqual(self.succeeds(self.tctl("audit", "ls", "--format=yaml")).count("- event:"), 3)
+        self.cluster.events = []
+        for form in ("json", "yaml"):
+            self.assertEqual(self.succeeds(self.tctl("audit", "ls", f"--format={form}")), "[]\n")
 
     def _data(self) -> Path:
         self.tctl("audit", "ls")
@@ -214,7 +229,8 @@ class ReplayTests(SynchronousTestCase):
 
     def pauses(self, speed: float | None, longest: float = 3.0) -> list[float]:
         slept: list[float] = []
-        replay({}, [START, STATEMENT, RESULT, END], lambda line: None, slept.append, speed=speed, longest=longest)
+        events = [START, {**STATEMENT, "result": RESULT}, END]
+        replay({}, events, lambda line: None, slept.append, speed=speed, longest=longest)
         return slept
 
     def test_speed(self) -> None:
@@ -234,4 +250,4 @@ class RowTests(SynchronousTestCase):
             self.assertEqual(len(row(event)), len(HEADERS))
 
     def test_cut(self) -> None:
-        self.assertEqual(tctl_audit.cut("x" * 100, 10), "xxxxxxx...")
+        self.assertEqual(cut("x" * 100, 10), "xxxxxxx...")

@@ -34,7 +34,7 @@ class Log:
     def call(self, method: str, path: str, body: Any = None, query: Any = None) -> dict[str, Any]:
         after, limit = query["after"], query["limit"]
         found = self.events[after : after + limit]
-        return {"events": found, "next": after + len(found)}
+        return {"events": found, "next": after + len(found), "more": len(found) == limit}
 
 
 class ExportCase(SynchronousTestCase):

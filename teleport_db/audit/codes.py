@@ -45,6 +45,9 @@ CODES: dict[str, str] = {
     "instance.join": "TJ002I",
     # Ours: an agent was removed, and its certificate is good for nothing any more.
     "instance.remove": "TJ090I",
+    # Ours: an agent came, and went; the reference knows sessions of agents only.
+    "instance.up": "TJ091I",
+    "instance.down": "TJ092I",
     "join_token.create": "TJT00I",
     # Ours as well: the reference tells of tokens that are made, not of those that are taken away.
     "join_token.delete": "TJT01I",
@@ -64,4 +67,5 @@ FAILURE_CODES: dict[str, str] = {
     "auth": "T3007W",
     "session.rejected": "T1006W",
     "instance.join": "TJ002E",
+    "instance.down": "TJ092W",
 }

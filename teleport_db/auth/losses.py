@@ -11,9 +11,10 @@ agent that was only cut off goes on; :mod:`teleport_db.audit.sessions` has the r
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -46,10 +47,19 @@ class Losses:
 
     :param clock: seconds since the epoch.
     :param lost_after: seconds of silence.
+    :param silent: told at each look who is heard of; everybody else is not.
     """
 
-    def __init__(self, audit: OpenSessions, *, clock: IReactorTime, lost_after: float = LOST_SECONDS) -> None:
+    def __init__(
+        self,
+        audit: OpenSessions,
+        *,
+        clock: IReactorTime,
+        lost_after: float = LOST_SECONDS,
+        silent: Callable[[Container[str]], Deferred[None]] = lambda heard: succeed(None),
+    ) -> None:
         self._audit = audit
+        self._silent = silent
         self._clock = clock
         self._lost_after = lost_after
         self._heard: dict[str, float] = {}
@@ -89,8 +99,12 @@ class Losses:
         silent_since = now - self._lost_after
         self._heard = {source: heard for source, heard in self._heard.items() if heard > silent_since}
         if self._all_heard <= silent_since:
-            for source in self._audit.open_sources() - set(self._heard):
+            heard = set(self._heard)
+            for source in self._audit.open_sources() - heard:
                 self._lose(source, None)
+            self._silent(heard).addErrback(
+                lambda reason: log.warn("who is lost was not recorded: {reason}", reason=reason.getErrorMessage())
+            )
 
     def _lose(self, source: str, before: int | None) -> None:
         def ended(count: int) -> None:

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from teleport_db.access import Role, allowed_names, visible
 from teleport_db.api.resources import check_name
 from teleport_db.auth import body as fields
+from teleport_db.auth.attendance import Attendance
 from teleport_db.auth.recorder import Recorder
 from teleport_db.auth.times import rfc3339
 from teleport_db.errors import AccessDenied, BadRequest, NotFound
@@ -104,6 +105,7 @@ class Presence:
         self._backend = backend
         self._recorder = recorder
         self._clock = clock
+        self.attendance = Attendance(backend, recorder)
 
     async def announce(self, host: Identity, databases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Store what a host serves, for :data:`TTL` seconds; AccessDenied outside of its scope."""
@@ -116,21 +118,26 @@ class Presence:
             raise AccessDenied(f"the join token of this agent does not allow the database {outside[0]!r}")
         before = await self._of(host.name)
         await self._backend.put(PREFIX + host.name, {"databases": list(now.values())}, self._clock.seconds() + TTL)
+        await self.attendance.up(host.name, now)
         await self._record(host.name, before, now)
         return {"ttl": TTL}
 
     async def leave(self, host: Identity) -> None:
         """A host stops cleanly; it is gone at once."""
-        await self.forget(host.name)
+        await self.forget(host.name, "left")
 
-    async def forget(self, host_id: str) -> None:
-        """What a host had announced is not there any more."""
+    async def forget(self, host_id: str, reason: str) -> None:
+        """What a host had announced is not there any more.
+
+        :param reason: for the audit log.
+        """
         before = await self._of(host_id)
         try:
             await self._backend.delete(PREFIX + host_id)
         except NotFound:
-            return
+            before = {}
         await self._record(host_id, before, {})
+        await self.attendance.down(host_id, reason)
 
     async def servers(self) -> list[tuple[str, list[dict[str, Any]], str]]:
         """Each host with what it announced, and until when that holds (RFC 3339)."""

@@ -107,5 +107,5 @@ class Removals(Followed[float]):
                 await self._backend.delete(TOKENS + host.value["token"])
         with contextlib.suppress(NotFound):
             await self._backend.delete(host.key)
-        await self._presence.forget(host_id)
+        await self._presence.forget(host_id, "removed")
         await self._recorder.record("instance.remove", user=by, name=host_id, server_id=host_id)

@@ -162,7 +162,12 @@ class AuthServer:
         self.presence = Presence(backend, self.recorder, clock=self.clock)
         self.databases = Databases(backend, self.recorder)
         self.removals = Removals(backend, self.recorder, self.presence, clock=self.clock)
-        self.losses = Losses(audit, clock=self.clock, lost_after=lost_after)
+        self.losses = Losses(
+            audit,
+            clock=self.clock,
+            lost_after=lost_after,
+            silent=lambda heard: Deferred.fromCoroutine(self.presence.attendance.silent(heard)),
+        )
         self.watch = Watch(backend, clock=self.clock)
         self.tokens = JoinTokens(backend, self.recorder, static=read_static(config.tokens), clock=self.clock)
         self.failures = Failures(backend, clock=self.clock)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -46,6 +47,19 @@ class LossesTests(SynchronousTestCase):
     def ends(self) -> list[tuple[str, str, float]]:
         found = self.successResultOf(self.audit.search(Query(event="db.session.end"), limit=100)).events
         return [(event["sid"], event["reason"], event["ei"]) for event in reversed(found)]
+
+    def test_silent(self) -> None:
+        """At each look it is told who is heard of; not before all had the time to be."""
+        told: list[set[str]] = []
+        self.losses.stop()
+        self.losses = Losses(self.audit, clock=self.clock, silent=lambda heard: succeed(told.append(set(heard))))
+        self.losses.start()
+        self.pass_time(LOST_SECONDS, "a", "b")
+        self.assertEqual(told, [])
+        self.pass_time(START_SECONDS + LOOK_SECONDS, "a", "b")
+        self.assertEqual(told[-1], {"a", "b"})
+        self.pass_time(LOST_SECONDS + LOOK_SECONDS, "b")
+        self.assertEqual(told[-1], {"b"})
 
     def pass_time(self, seconds: float, *alive: str) -> None:
         """Let time go by in seconds; who is alive is heard of as agents are."""

@@ -164,7 +164,8 @@ class PresenceTests(AuthCase):
         self.assertEqual([(item["name"], item["agents"]) for item in items], [("aurora", 1)])
         await self.call("DELETE", "/v1/presence", by=second)
         self.assertEqual((await self.call("GET", "/v1/databases"))["items"], [])
-        self.assertEqual(self.audit.codes(), ["TDB03I", "TDB03I", "TDB03I", "TDB05I"])
+        databases = [code for code in self.audit.codes() if code.startswith("TDB")]
+        self.assertEqual(databases, ["TDB03I", "TDB03I", "TDB03I", "TDB05I"])
 
     async def test_visible(self) -> None:
         """A user sees what a role shows, with the names that it opens, and gets certificates for nothing else."""

@@ -30,7 +30,7 @@ from teleport_db.auth.routes import ROUTES, Caller, Route, authorize
 from teleport_db.auth.server import AuthServer
 from teleport_db.certs.authority import BACKDATE
 from teleport_db.certs.tls import peer_identity
-from teleport_db.errors import AccessDenied, AuthenticationFailed, BadRequest, NotFound
+from teleport_db.errors import AccessDenied, AuthenticationFailed, BadRequest, LimitExceeded, NotFound, TeleportDBError
 from teleport_db.identity import Identity
 from teleport_db.net import answers
 from teleport_db.net.http import BoundedSite
@@ -63,14 +63,38 @@ class API:
         return answer if route.method == "GET" else _shielded(answer)
 
     async def _answer(self, route: Route, request: Any, parameters: dict[str, str]) -> dict[str, Any]:
-        caller = await self.caller(request, shipping=route.does == "ship_audit")
-        REMOTE.set(caller.address)
-        authorize(route, caller, parameters)
+        REMOTE.set(str(getattr(request.getClientAddress(), "host", "")))
+        try:
+            caller = await self.caller(request, shipping=route.does == "ship_audit")
+            authorize(route, caller, parameters)
+        except (AccessDenied, AuthenticationFailed) as error:
+            await self._refused(route, request, error)
+            raise
+        try:
+            return await self._called(route, request, caller, parameters)
+        except (AccessDenied, LimitExceeded) as error:
+            if not route.recorded:
+                await self._refused(route, request, error)
+            raise
+
+    async def _called(self, route: Route, request: Any, caller: Caller, parameters: dict[str, str]) -> dict[str, Any]:
         content = request.content.read() if request.content is not None else b""
         body = {} if route.raw else answers.json_object(content)
         call = Call(caller, body, _query(request), parameters, content)
         answer: dict[str, Any] = await getattr(self._calls, route.does)(call)
         return answer
+
+    async def _refused(self, route: Route, request: Any, error: TeleportDBError) -> None:
+        """Somebody with a certificate of the cluster's may not do this; who shows none says nothing of anybody."""
+        certificate = getattr(request.transport, "peer_certificate", None)
+        if certificate is None:
+            return
+        try:
+            name = self._identity(certificate)[0].name
+        except TeleportDBError:
+            name = ""
+        call = f"{route.method} {route.path}"
+        await self._server.refusals.record("auth", error.public, caller=name, user=name, method=call)
 
     async def caller(self, request: Any, *, shipping: bool = False) -> Caller:
         """Who calls, verified for every call: a connection may outlive a certificate, a lock begin meanwhile.

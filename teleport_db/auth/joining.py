@@ -4,7 +4,7 @@
 
     /host/ID  {"roles", "scope", "name", "key": fingerprint, "token": HASH | null}
 
-A refusal goes to the log and not to the audit log, which strangers could fill.
+Refusals are in the audit log, within the bounds of :mod:`teleport_db.auth.refusals`: strangers could fill it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from teleport_db.auth.recorder import Recorder
+from teleport_db.auth.refusals import Refusals
 from teleport_db.auth.signing import Signing
-from teleport_db.auth.tokens import GIVEN, Grant, JoinTokens, normal_roles, uses_left
+from teleport_db.auth.tokens import GIVEN, NAME, Grant, JoinTokens, normal_roles, uses_left
 from teleport_db.auth.tokens import PREFIX as TOKENS
 from teleport_db.certs.authority import general_name
 from teleport_db.certs.keys import load_public
@@ -71,6 +72,7 @@ class Joining:
         *,
         tokens: JoinTokens,
         signing: Signing,
+        refusals: Refusals,
         clock: IReactorTime,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
         check_host: Callable[[str], None] = lambda host_id: None,
@@ -79,6 +81,7 @@ class Joining:
         self._recorder = recorder
         self._tokens = tokens
         self._signing = signing
+        self._refusals = refusals
         self._clock = clock
         self._new_id = new_id
         self._check_host = check_host
@@ -93,6 +96,25 @@ class Joining:
         """
         asked = normal_roles(roles or ("db",))
         key = fingerprint(public_key)
+        try:
+            return await self._join(token, asked, key, public_key=public_key, name=name, names=names, address=address)
+        except AccessDenied as error:
+            await self._refusals.record(
+                "instance.join", error.public, caller="", node_name=name, roles=list(asked), method="token"
+            )
+            raise
+
+    async def _join(
+        self,
+        token: str,
+        asked: tuple[str, ...],
+        key: str,
+        *,
+        public_key: str,
+        name: str,
+        names: Sequence[str],
+        address: str,
+    ) -> dict[str, Any]:
         grant = await self._tokens.find(token)
         if grant is None:
             log.warn("a host at {address} was refused: its token is not valid", address=address)
@@ -221,6 +243,7 @@ class Joining:
             node_name=joiner.name,
             roles=list(joiner.roles),
             method="static token" if grant.item is None else "token",
+            token=None if grant.item is None else grant.item.key.removeprefix(TOKENS)[:NAME],
             databases=list(grant.databases or ()),
             success=True,
         )

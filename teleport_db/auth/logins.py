@@ -16,12 +16,13 @@ from teleport_db.auth.locks import Locks
 from teleport_db.auth.passwords import Passwords, check_new
 from teleport_db.auth.proofs import CHANGED, Proofs
 from teleport_db.auth.recorder import Recorder
+from teleport_db.auth.refusals import Refusals
 from teleport_db.auth.signing import HOUR, MIN_TTL, Signing
 from teleport_db.auth.times import rfc3339
 from teleport_db.auth.users import User, Users
 from teleport_db.certs.keys import load_public
 from teleport_db.config.durations import format_duration
-from teleport_db.errors import AccessDenied, AuthenticationFailed, NotFound, RevisionConflict
+from teleport_db.errors import AccessDenied, AuthenticationFailed, LimitExceeded, NotFound, RevisionConflict
 from teleport_db.identity import Identity
 from teleport_db.interfaces import IBackend
 
@@ -60,6 +61,7 @@ class Logins:
         proofs: Proofs,
         locks: Locks,
         signing: Signing,
+        refusals: Refusals,
     ) -> None:
         self._backend = backend
         self._recorder = recorder
@@ -68,6 +70,7 @@ class Logins:
         self._proofs = proofs
         self._locks = locks
         self._signing = signing
+        self._refusals = refusals
 
     async def login(
         self, name: str, password: str, code: str, *, public_key: str, ttl: float, address: str
@@ -81,6 +84,9 @@ class Logins:
             proven = await self._proofs.stranger(name, password, code, address)
         except AuthenticationFailed as error:
             await self._record(await self._shown(name), address, error=str(error))
+            raise
+        except LimitExceeded as error:
+            await self._too_many("user.login", name, address, error)
             raise
         user, roles = await self._users.with_roles(name)
         try:
@@ -130,6 +136,9 @@ class Logins:
         except (AuthenticationFailed, AccessDenied) as error:
             await self._record_change(await self._shown(name), address, error=str(error))
             raise
+        except LimitExceeded as error:
+            await self._too_many("user.password_change", name, address, error)
+            raise
         value = attrs.evolve(proven.credentials, password=await self._passwords.hash(new)).stored()
         try:
             # What was proven is what is replaced: a reset that came meanwhile stands.
@@ -143,6 +152,11 @@ class Logins:
         result = {"success": False, "error": error} if error else {"success": True}
         code = FAILURE_CODES[event] if error else ""
         await self._recorder.record(event, code, user=name, **{"addr.remote": address}, **result)
+
+    async def _too_many(self, event: str, name: str, address: str, error: LimitExceeded) -> None:
+        """Attempts that were not looked at any more, of which there can be any number."""
+        about = {"user": await self._shown(name), "addr.remote": address}
+        await self._refusals.record(event, str(error), caller="", **about)
 
     async def _shown(self, name: str) -> str:
         """An attempted name for the audit log."""

@@ -26,6 +26,7 @@ class Route:
 
     :param does: the name of the method that answers it.
     :param raw: its body is read by the method itself.
+    :param recorded: what it refuses it records itself.
     :param anyone: needs no certificate.
     :param hosts: host roles that may call it.
     :param user: every user may, for itself.
@@ -40,6 +41,7 @@ class Route:
     user: bool = False
     rule: tuple[str, str] | None = None
     raw: bool = False
+    recorded: bool = False
 
 
 ROUTES = (
@@ -47,17 +49,17 @@ ROUTES = (
     Route("GET", "/v1/cas", "cas", anyone=True),
     Route("GET", "/v1/status", "status", hosts=("auth", "proxy", "db"), user=True),
     # People prove who they are at a proxy.
-    Route("POST", "/v1/login", "login", hosts=("proxy",)),
+    Route("POST", "/v1/login", "login", hosts=("proxy",), recorded=True),
     Route("GET", "/v1/invites/<token>", "show_invite", hosts=("proxy",)),
     Route("POST", "/v1/invites/<token>", "redeem_invite", hosts=("proxy",)),
-    Route("POST", "/v1/password", "change_password", hosts=("proxy",), user=True),
+    Route("POST", "/v1/password", "change_password", hosts=("proxy",), user=True, recorded=True),
     Route("GET", "/v1/mfa", "list_devices", user=True),
     Route("POST", "/v1/mfa", "begin_device", user=True),
     Route("POST", "/v1/mfa/confirm", "confirm_device", user=True),
     Route("POST", "/v1/mfa/remove", "remove_device", user=True),
     Route("POST", "/v1/mfa/recovery-codes", "renew_recovery_codes", user=True),
     # Hosts; the token or the certificate is what counts.
-    Route("POST", "/v1/join", "join", anyone=True),
+    Route("POST", "/v1/join", "join", anyone=True, recorded=True),
     Route("POST", "/v1/renew", "renew", hosts=("proxy", "db")),
     Route("PUT", "/v1/presence", "announce", hosts=("db",)),
     Route("DELETE", "/v1/presence", "leave", hosts=("db",)),

@@ -40,6 +40,7 @@ from teleport_db.auth.preference import Preference
 from teleport_db.auth.presence import Presence
 from teleport_db.auth.proofs import Proofs
 from teleport_db.auth.recorder import Recorder
+from teleport_db.auth.refusals import Refusals
 from teleport_db.auth.removals import Removals
 from teleport_db.auth.roles import Roles
 from teleport_db.auth.signing import AdminCredentials, Signing
@@ -154,6 +155,7 @@ class AuthServer:
         self.proxy_address = proxy_address
         self.clock: IReactorTime = IReactorTime(reactor) if clock is None else clock
         self.recorder = Recorder(audit, cluster_name, clock=self.clock)  # type: ignore[arg-type]
+        self.refusals = Refusals(self.recorder, clock=self.clock)
         self.passwords = Passwords(reactor, hasher)
         self.roles = Roles(backend, self.recorder)
         self.users = Users(backend, self.recorder, self.roles, clock=self.clock)
@@ -215,6 +217,7 @@ class AuthServer:
             proofs=self.proofs,
             locks=self.locks,
             signing=self.signing,
+            refusals=self.refusals,
         )
         self.certificates = UserCertificates(
             users=self.users, presence=self.presence, proofs=self.proofs, signing=self.signing, clock=self.clock
@@ -224,6 +227,7 @@ class AuthServer:
             self.recorder,
             tokens=self.tokens,
             signing=self.signing,
+            refusals=self.refusals,
             clock=self.clock,
             check_host=self.removals.check_id,
         )

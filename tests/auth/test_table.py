@@ -212,12 +212,15 @@ class RecordedTests(AuthCase):
         for event in self.audit.events[before:]:
             self.assertEqual((len(event["user"]), event["addr.remote"]), (36, "192.168.1.1"))
 
-    async def test_refusal_is_none(self) -> None:
-        """A call that is refused changes nothing and records nothing."""
+    async def test_refused(self) -> None:
+        """A call that is refused changes nothing, and that it was refused is all that is recorded."""
         await self.add_user("dave")
         before = len(self.audit.events)
         for route in ROUTES:
             if route.rule is not None:
                 path = route.path.replace("<kind>", "role").replace("<name>", "x")
                 await self.assertFailure(self.call(route.method, path, {}, by=self.user("dave")), TeleportDBError)
-        self.assertEqual(len(self.audit.events), before)
+        for event in self.audit.events[before:]:
+            self.assertEqual((event["code"], event["user"], event["addr.remote"]), ("T3007W", "dave", "192.168.1.1"))
+        methods = [event["method"] for event in self.audit.events[before:]]
+        self.assertEqual(methods, [f"{route.method} {route.path}" for route in ROUTES if route.rule is not None])

@@ -589,6 +589,7 @@ class Cluster:
             postgres=postgres,
             doors={ALPN_POSTGRESQL: postgres, ALPN_TUNNEL: Door(self._tunnel, lambda: tunnel_context)},
             cancel=self.gateway.cancel,
+            refused=self.gateway.refuse_stranger,
             clock=self.clock,
         )
 

@@ -20,10 +20,14 @@ _REFUSED = (
 )
 
 
+class Unverified(AuthenticationFailed):
+    """The peer showed a certificate that does not verify."""
+
+
 def trouble(error: ssl.SSLError) -> TeleportDBError:
     """One of our errors, with words, for one of OpenSSL's."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return AuthenticationFailed(f"the other side's certificate does not verify: {error.verify_message}")
+        return Unverified(f"the other side's certificate does not verify: {error.verify_message}")
     reason = (error.reason or "").upper()
     words = reason.lower().replace("_", " ")
     if "_ALERT_" in reason:

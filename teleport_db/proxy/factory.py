@@ -44,5 +44,6 @@ class PostgresProxyFactory(FrontDoor):
             postgres=postgres,
             doors={ALPN_POSTGRESQL: postgres},
             cancel=gateway.cancel,
+            refused=gateway.refuse_stranger,
             clock=clock,
         )

@@ -181,6 +181,24 @@ class Gateway:
             raise AuthenticationFailed(f'this certificate is for cluster "{route.cluster}", this is "{self.cluster}"')
         return identity, route
 
+    def whose(self, certificate: bytes | None) -> dict[str, str]:
+        """Whom a certificate that is not taken, one that has expired above all, was given to, for the audit log."""
+        if certificate is None:
+            return {}
+        try:
+            identity = peer_identity(certificate, user_ca=self.user_ca(), host_ca=None, now=None)
+        except TeleportDBError:
+            return {}
+        return {"user": identity.name, "service": "" if identity.route is None else identity.route.service}
+
+    def refuse_stranger(self, address: IAddress, error: TeleportDBError, message: StartupMessage | None) -> None:
+        """Tell the audit log of a client without a certificate of this cluster's; of so many a minute."""
+        if not self.strangers.take(self.clock.seconds()):
+            log.info("connection from {peer} refused: {error}", peer=address, error=error)
+            return
+        about = {} if message is None else {"database_user": message.user, "database_name": message.database}
+        self.refused(Refusal(error, str(uuid.uuid4()), format_address(address), **about))
+
     def cancel(self, address: IAddress, pid: int, secret: bytes) -> Deferred[None]:
         """Pass a CancelRequest to the agent of its session.
 
@@ -318,8 +336,8 @@ class PostgresFrontend(Side):
             # For the audit log only: the agent decides on its own reading.
             self._about = {"database_user": message.user, "database_name": message.database}
             transport: Any = self.transport
-            identity, route = self._gateway.identify(transport.peer_certificate)
-            self._about |= {"user": identity.name, "service": route.service}
+            self._about |= self._gateway.whose(transport.peer_certificate)
+            _, route = self._gateway.identify(transport.peer_certificate)
             await self._open(message, route, transport.peer_certificate)
         except TeleportDBError as error:
             self._refuse(error)

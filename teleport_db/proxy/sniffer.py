@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 import ssl
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -30,10 +31,11 @@ from zope.interface import implementer
 from teleport_db.alpn import ALPN_POSTGRESQL
 from teleport_db.clienthello import ClientHello, parse
 from teleport_db.errors import AuthenticationFailed, RemoteProtocolError, TeleportDBError
+from teleport_db.net.tlserrors import Unverified
 from teleport_db.net.tlslayer import TLSLayer
 from teleport_db.net.unsettled import MAX_UNSETTLED, Unsettled
 from teleport_db.pgwire.messages import error_for
-from teleport_db.pgwire.startup import Cancel, Opening, Reply, StartTLS, Startup
+from teleport_db.pgwire.startup import Cancel, Opening, Reply, StartTLS, Startup, StartupMessage
 
 log = Logger()
 
@@ -120,10 +122,10 @@ class Sniffer(Protocol):
         try:
             self._sniff(data)
         except TeleportDBError as error:
+            log.info("connection from {peer} refused: {error}", peer=self._address, error=error)
             self._refuse(error)
 
     def _refuse(self, error: TeleportDBError) -> None:
-        log.info("connection from {peer} refused: {error}", peer=self._address, error=error)
         if self._state is _State.POSTGRES:
             # It speaks PostgreSQL, and in the clear as yet: it may read why.
             assert self.transport is not None
@@ -152,11 +154,11 @@ class Sniffer(Protocol):
                     self._settle()
                     self._doors.cancel(self._address, event.pid, event.secret).addCallback(lambda _: self._close())
                 case Startup():
-                    self._refuse(
-                        AuthenticationFailed(
-                            "this proxy accepts encrypted connections only: use sslmode=require or better"
-                        )
+                    plain = AuthenticationFailed(
+                        "this proxy accepts encrypted connections only: use sslmode=require or better"
                     )
+                    self._doors.refused(self._address, plain, event.message)
+                    self._refuse(plain)
 
     def _hello(self, data: bytes) -> None:
         self._buffer += data
@@ -185,13 +187,17 @@ class Sniffer(Protocol):
                     server_side=True,
                     clock=self._doors.clock,
                     timeout=OPENING_SECONDS,
-                    failed=self._handshake_failed,
+                    failed=partial(self._handshake_failed, door),
                     connected=self._shaken,
                 )
             )
 
-    def _handshake_failed(self, reason: Failure) -> None:
+    def _handshake_failed(self, door: Door, reason: Failure) -> None:
         log.info("TLS with {peer} failed: {reason}", peer=self._address, reason=reason.getErrorMessage())
+        if door is self._doors.postgres and reason.check(Unverified):
+            why = AuthenticationFailed("the client's certificate is of no authority of this cluster")
+            why.detail = reason.getErrorMessage()
+            self._doors.refused(self._address, why, None)
 
     def _pass_to(self, protocol: IProtocol) -> None:
         self._state = _State.PASSING
@@ -233,6 +239,7 @@ class FrontDoor(Factory):
     :param postgres: where SSLRequest leads to.
     :param doors: ALPN names to doors.
     :param cancel: told of the address, process id and secret of each CancelRequest.
+    :param refused: told of sessions that are refused here, with the startup message where there was one.
     """
 
     noisy = False
@@ -244,12 +251,14 @@ class FrontDoor(Factory):
         postgres: Door,
         doors: Mapping[str, Door],
         cancel: Callable[[IAddress, int, bytes], Deferred[None]],
+        refused: Callable[[IAddress, TeleportDBError, StartupMessage | None], None],
         clock: IReactorTime,
     ) -> None:
         self.web = web
         self.postgres = postgres
         self.doors = dict(doors)
         self.cancel = cancel
+        self.refused = refused
         self.clock = clock
         self.unsettled = Unsettled(MAX_UNSETTLED)
 

@@ -166,6 +166,7 @@ class ProxyProcess(Service):
                 ALPN_AUTH: Door(lambda address, settled: self._to_auth(settled), None),
             },
             cancel=self.gateway.cancel,
+            refused=self.gateway.refuse_stranger,
             clock=reactor,
         )
 

@@ -428,6 +428,7 @@ class RefusalTests(FrontendCase):
     def test_expired(self) -> None:
         """An expired certificate passes the handshake, so that psql reads when it expired."""
         self.check(self.attempt(user_pair(now=NOW - 7200, ttl=60.0)), "28000", "; run: tsh db login aurora")
+        self.assertEqual((self.cluster.refusals[0].user, self.cluster.refusals[0].service), ("alice", "aurora"))
 
     def test_expires_later(self) -> None:
         """It is our clock that counts."""
@@ -446,7 +447,7 @@ class RefusalTests(FrontendCase):
         self.assertEqual((self.cluster.refusals[0].user, self.cluster.refusals[0].service), ("alice", "nothing"))
 
     def test_wrong_authority(self) -> None:
-        """A certificate of an unknown authority, or of the hosts', fails in the handshake."""
+        """A certificate of an unknown authority, or of the hosts', fails in the handshake, and nobody is named."""
         for pair in (
             user_pair(ca=authority("user", "other")),
             host_pair("db", "agent-1", server=False),
@@ -454,6 +455,10 @@ class RefusalTests(FrontendCase):
             client = self.attempt(pair)
             self.assertEqual(client.heard, b"")
             self.assertTrue(client.gone)
+            refusal = self.cluster.refusals.pop()
+            self.assertIn("no authority of this cluster", refusal.error.public)
+            self.assertEqual((refusal.user, refusal.service, self.cluster.refusals), ("", "", []))
+            self.assertIn(":", refusal.client_address)
         self.assertForgotten(self.agent)
 
     def test_broken_startup(self) -> None:

@@ -38,11 +38,13 @@ class DoorCase(SynchronousTestCase):
         self.opened: list[tuple[str, Peer]] = []
         self.settles: list[Any] = []
         self.cancels: list[tuple[int, bytes]] = []
+        self.refused: list[tuple[str, Any]] = []
         self.front = FrontDoor(
             web=self.door("web"),
             postgres=self.door("postgres"),
             doors={"one": self.door("one"), "two": self.door("two"), "nobody": Door(lambda *_: None, None)},
             cancel=self.cancel,
+            refused=lambda address, error, message: self.refused.append((error.public, message)),
             clock=self.clock,
         )
 
@@ -157,6 +159,9 @@ class DoorTests(DoorCase):
             self.assertEqual((peer.received[:1], fields["C"]), (b"E", "28000"))
             self.assertIn("sslmode=require", fields["M"])
             self.assertClosed(peer)
+            ((said, message),) = self.refused
+            self.assertEqual((said, message.user, message.database), (fields["M"], "u", "d"))
+            self.refused = []
 
     def test_old_protocol(self) -> None:
         """A protocol that is not spoken is refused in words."""

@@ -1,5 +1,15 @@
-"""Everything that is declared stands in setup.cfg."""
+"""Everything that is declared stands in setup.cfg, but for the extension, which needs no compiler to be there."""
 
-from setuptools import setup
+from setuptools import Extension, setup
 
-setup()
+setup(
+    ext_modules=[
+        Extension(
+            "teleport_db._speed",
+            ["teleport_db/_speed.c"],
+            define_macros=[("Py_LIMITED_API", "0x030b0000")],
+            py_limited_api=True,
+            optional=True,
+        )
+    ]
+)

@@ -39,9 +39,11 @@ from teleport_db.audit.events import make_event
 from teleport_db.audit.finding import Page
 from teleport_db.audit.housekeeping import Expired
 from teleport_db.audit.indexing import Behind, Indexing
+from teleport_db.audit.logfile import LogFile
 from teleport_db.audit.query import Query
 from teleport_db.audit.recovery import STATE, recover
 from teleport_db.audit.sessions import OWN, OpenSession, Record
+from teleport_db.audit.shipped import ShippedStatement
 from teleport_db.audit.shipping import ThreadHook, inline
 from teleport_db.audit.uids import uid_source
 from teleport_db.audit.writing import Position, Writer
@@ -132,6 +134,9 @@ class AuditLog:
         self._signing: IDelayedCall | None = None
         self._looking: IDelayedCall | None = None
         self._packing: Deferred[None] | None = None
+        #: Gives the oldest file that somebody has still to read, None for none; retention leaves it and what follows.
+        self.needed: Callable[[], LogFile | None] = lambda: None
+        self._held: tuple[LogFile, ...] = ()
         self._watching: list[Deferred[None]] = []
 
     def start(self) -> None:
@@ -141,11 +146,12 @@ class AuditLog:
 
     # Writing
 
-    def receive(self, source: str, events: Sequence[tuple[int, Mapping[str, Any]]]) -> Deferred[int]:
+    def receive(self, source: str, events: Sequence[tuple[int, Mapping[str, Any] | ShippedStatement]]) -> Deferred[int]:
         """Keep a batch of a source's.
 
         :param events: with numbers that grow; those the log has, or is about to have, are dropped.  Of a
-            :class:`~teleport_db.audit.logfile.RawEvent` the JSON is written as it came.
+            :class:`~teleport_db.audit.logfile.RawEvent` and of a
+            :class:`~teleport_db.audit.shipped.ShippedStatement` the JSON is written as it came.
 
         Fires with the last number when all are durable, fails with AuditUnavailable.
         """
@@ -153,7 +159,7 @@ class AuditLog:
         answer = last
         records = []
         for seq, event in events:
-            if type(seq) is not int or seq < 1 or not isinstance(event, Mapping):
+            if type(seq) is not int or seq < 1 or not isinstance(event, (ShippedStatement, Mapping)):
                 return fail(BadRequest("an audit record is a whole number and an object"))
             if seq > last:
                 records.append((source, seq, event))
@@ -338,7 +344,14 @@ class AuditLog:
 
     async def _house(self) -> None:
         directory, keeping, now = self.directory, self._keeping, self._clock.seconds()
+        needed = self.needed()
         found: Expired | None = await self._pack_thread(lambda: housekeeping.expired(directory, now, keeping.retention))
+        held = housekeeping.held(found, needed)
+        if held:
+            await self._say_held(held, now)
+            found = await self._pack_thread(
+                lambda: housekeeping.expired(directory, now, keeping.retention, needed=needed)
+            )
         if found is not None:
             files = found.files
             await self.emit([self._retention(found, now)])
@@ -348,6 +361,18 @@ class AuditLog:
         if keeping.compress:
             for file in await self._pack_thread(lambda: housekeeping.unpacked(directory)):
                 await self._pack_thread(partial(housekeeping.pack_file, directory, file, at=self._at))
+
+    async def _say_held(self, held: tuple[LogFile, ...], now: float) -> None:
+        if held == self._held:
+            return
+        self._held = held
+        names = [file.name for file in held]
+        self.log.warn(
+            "a sink has not read {files} of the audit log, whose time has come: they stay", files=", ".join(names)
+        )
+        await self.emit(
+            [make_event(housekeeping.HELD, uid=self._new_uid(), time=now, cluster_name=self._cluster, files=names)]
+        )
 
     def _retention(self, found: Expired, now: float) -> dict[str, Any]:
         return make_event(

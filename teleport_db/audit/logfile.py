@@ -26,6 +26,7 @@ import attrs
 
 from teleport_db.audit.blocks import BlockFile, DamagedFile
 from teleport_db.audit.events import encode
+from teleport_db.audit.shipped import ShippedStatement
 
 __all__ = ["DamagedFile", "LogFile", "RawEvent", "chained", "files", "line", "record"]
 
@@ -49,16 +50,19 @@ class RawEvent(dict[str, Any]):
         self.raw = raw
 
 
-def line(source: str, seq: int, event: Mapping[str, Any], chain: str) -> tuple[bytes, str]:
+def line(source: str, seq: int, event: Mapping[str, Any] | ShippedStatement, chain: str) -> tuple[bytes, str]:
     """The line of an event and its chain value, given that of the line before."""
-    encoded = event.raw if type(event) is RawEvent else encode(event)
-    return chained(f'{{"source":{json.dumps(source)},"seq":{seq},"event":{encoded}'.encode("ascii"), chain)
+    if type(event) is ShippedStatement:
+        encoded = event.json
+    else:
+        encoded = (event.raw if type(event) is RawEvent else encode(event)).encode("ascii")  # type: ignore[arg-type]
+    return chained(b'{"source":%b,"seq":%d,"event":%b' % (json.dumps(source).encode("ascii"), seq, encoded), chain)
 
 
 def chained(body: bytes, chain: str) -> tuple[bytes, str]:
     """A whole line, and its chain value, of an object that lacks its end."""
     chain = hashlib.sha256(chain.encode("ascii") + body).hexdigest()
-    return body + f',"chain":"{chain}"}}\n'.encode("ascii"), chain
+    return b'%b,"chain":"%b"}\n' % (body, chain.encode("ascii")), chain
 
 
 def record(line: bytes) -> dict[str, Any] | None:

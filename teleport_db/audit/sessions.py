@@ -22,6 +22,7 @@ from typing import Any
 import attrs
 
 from teleport_db.audit.events import make_event
+from teleport_db.audit.shipped import ShippedStatement
 
 #: The source of the auth server's own events.
 OWN = "auth"
@@ -34,7 +35,7 @@ MAX_SESSIONS = 10_000
 MAX_FIELD = 512
 
 Event = dict[str, Any]
-Record = tuple[str, int, Mapping[str, Any]]
+Record = tuple[str, int, Mapping[str, Any] | ShippedStatement]
 
 #: What of a start every event of the session has.
 _SESSION = ("user", "sid", "db_service", "db_protocol", "db_uri", "db_name", "db_user", "server_id", "cluster_name")
@@ -108,8 +109,13 @@ class Sessions:
         """All of it as JSON, to be given to a new one."""
         return {sid: attrs.asdict(session) for sid, session in self._known.items()}
 
-    def take(self, source: str, seq: int, event: Mapping[str, Any]) -> None:
+    def take(self, source: str, seq: int, event: Mapping[str, Any] | ShippedStatement) -> None:
         """A line was written."""
+        if isinstance(event, ShippedStatement):
+            followed = self._known.get(event.sid)
+            if followed is not None and followed.source == source:
+                followed.next_ei = event.ei + 1
+            return
         sid, name, ei = event.get("sid"), event.get("event"), event.get("ei", -1)
         if not isinstance(sid, str) or len(sid) > MAX_FIELD or not _is_number(ei):
             return
@@ -140,6 +146,12 @@ class Sessions:
         """
         returned: set[str] = set()
         for source, seq, event in records:
+            if isinstance(event, ShippedStatement):
+                followed = self._known.get(event.sid)
+                if followed is None or followed.source != source or not (followed.shift or followed.lost):
+                    yield source, seq, event
+                    continue
+                event = event.decoded()  # noqa: PLW2901 - it gets another number
             sid, ei = event.get("sid"), event.get("ei", -1)
             known = self._known.get(sid) if isinstance(sid, str) else None
             if known is None or known.source != source or not _is_number(ei):

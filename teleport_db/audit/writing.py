@@ -132,10 +132,12 @@ class Writer:
         head = place.size == 0  # what comes before it may be gone one day
         if head:
             place = self._sign(place, lines, now)
+        chain, size, count = place.chain, place.size, len(records)
         for source, seq, event in records:
-            text, chain = logfile.line(source, seq, event, place.chain)
+            text, chain = logfile.line(source, seq, event, chain)
             lines.append(text)
-            place = place.behind(text, chain)
+            size += len(text)
+        place = attrs.evolve(place, chain=chain, count=place.count + count, unsigned=place.unsigned + count, size=size)
         if due and not head:
             place = self._sign(place, lines, now)
         return lines, place

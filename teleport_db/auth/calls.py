@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from teleport_db.api.resources import Resource, check_kind, check_name, read
+from teleport_db.audit.shipped import ShippedStatement
 from teleport_db.auth import body as fields
 from teleport_db.auth import storing
 from teleport_db.auth.accesscalls import AccessCalls
@@ -14,7 +16,7 @@ from teleport_db.auth.auditcalls import AuditCalls
 from teleport_db.auth.certificates import asking
 from teleport_db.auth.routes import Caller
 from teleport_db.auth.server import AuthServer
-from teleport_db.auth.shipment import read_shipment
+from teleport_db.auth.shipment import Shipment, read_shipment
 from teleport_db.auth.signing import DATABASE_SERVER_TTL, MAX_DATABASE_SERVER_TTL, Signed, bounded_ttl
 from teleport_db.auth.times import rfc3339
 from teleport_db.auth.watch import PROXY_KINDS
@@ -198,8 +200,7 @@ class Calls(AccessCalls, AuditCalls):
     async def ship_audit(self, call: Call) -> dict[str, Any]:
         host = call.host()
         events = read_shipment(call.content)
-        for _, event in events:
-            _check_event(host, event, self._server.cluster_name)
+        _check_events(host, events, self._server.cluster_name)
         self._server.losses.heard(host.name)
         return {"acknowledged": await self._server.audit.receive(host.name, events)}
 
@@ -376,8 +377,18 @@ class Calls(AccessCalls, AuditCalls):
         return {}
 
 
-def _check_event(host: Identity, event: dict[str, Any], cluster: str) -> None:
+def _check_events(host: Identity, events: Shipment, cluster: str) -> None:
     """An agent writes its own sessions' events, a proxy those it refused; nobody writes others'."""
+    name, serves = host.name, "db" in host.roles
+    for _, event in events:
+        if isinstance(event, ShippedStatement):
+            if not serves or event.server_id != name or event.cluster_name != cluster:
+                raise AccessDenied("a host ships events of its own only")
+        else:
+            _check_event(host, event, cluster)
+
+
+def _check_event(host: Identity, event: Mapping[str, Any], cluster: str) -> None:
     kind = event.get("event")
     if not isinstance(kind, str) or not isinstance(event.get("code"), str):
         raise BadRequest("an event has an event and a code")

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -24,6 +24,7 @@ import teleport_db
 from teleport_db.audit.checkpoints import Checkpoint
 from teleport_db.audit.finding import Page
 from teleport_db.audit.query import Query
+from teleport_db.audit.shipped import ShippedStatement
 from teleport_db.audit.writing import Position
 from teleport_db.auth.authorities import KINDS, Authorities, load_or_create
 from teleport_db.auth.certificates import UserCertificates
@@ -60,7 +61,7 @@ class AuditLog(Protocol):
     def emit(self, events: Sequence[Any]) -> Deferred[None]:
         """As :meth:`teleport_db.interfaces.IAuditLog.emit`."""
 
-    def receive(self, source: str, events: list[tuple[int, dict[str, Any]]]) -> Deferred[int]:
+    def receive(self, source: str, events: Sequence[tuple[int, Mapping[str, Any] | ShippedStatement]]) -> Deferred[int]:
         """Keep numbered events of a host; fires with the last number that is durable."""
 
     def open_sources(self) -> set[str]:

@@ -1,82 +1,47 @@
-"""Reads a host's shipment of audit events: each is decoded once, and goes into the log as the bytes that came.
+"""Reads a host's shipment of audit events: each goes into the log as the bytes that came, wherever that is safe.
 
-::
-
-    {"events":[{"seq":7,"event":{...}},{"seq":8,"event":{...}}]}
-
-That is what agents and proxies send, to the byte.  The same as any other JSON is taken as well, and encoded anew.
+What hosts send is taken apart as it is (:mod:`teleport_db.audit.shipped`).  The same as any other JSON is taken as
+well, and encoded anew.
 """
 
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Mapping
 from typing import Any
 
 from teleport_db.audit.logfile import RawEvent
+from teleport_db.audit.shipped import ShippedStatement, is_plain, split
 from teleport_db.auth import body as fields
+from teleport_db.errors import BadRequest
 from teleport_db.net import answers
 
 #: Events of one shipment.
 MAX_EVENTS = 2000
 
-Shipment = list[tuple[int, dict[str, Any]]]
-
-_BEGIN, _NEXT, _END = '{"events":[', "},", "}]}"
-_ENTRY = re.compile(r'\{"seq":([0-9]{1,18}),"event":')
-#: White space that breaks a line of the log, or may hide a name from being counted.
-_SPACES = ("\n", "\r", '" ', '"\t')
-
-_decode = json.JSONDecoder().raw_decode
-
-
-def _is_plain(raw: str, event: dict[str, Any]) -> bool:
-    """Whether each name comes once, as in all JSON that an encoder makes.
-
-    A name that comes twice means one thing here and perhaps another to whoever reads the log.  Names are told by
-    what follows them; where a text looks like one, the event is encoded anew, which is slower and no less right.
-    """
-    names, waiting = len(event), [value for value in event.values() if type(value) in (dict, list)]
-    while waiting:
-        value = waiting.pop()
-        if type(value) is dict:
-            names += len(value)
-            waiting += value.values()
-        elif type(value) is list:
-            waiting += value
-    return raw.count('":') == names and not any(space in raw for space in _SPACES)
+Shipment = list[tuple[int, Mapping[str, Any] | ShippedStatement]]
 
 
 def read_shipment(content: bytes) -> Shipment:
     """The events of a body, with their numbers; BadRequest for what is none."""
-    found = _as_sent(content) if content.isascii() else None
-    return _any(content) if found is None else found
-
-
-def _as_sent(content: bytes) -> Shipment | None:
-    text, at = content.decode("ascii"), len(_BEGIN)
+    entries = split(content, MAX_EVENTS)
+    if entries is None:
+        return _any(content)
     found: Shipment = []
-    if not text.startswith(_BEGIN):
-        return None
-    while len(found) < MAX_EVENTS:
-        entry = _ENTRY.match(text, at)
-        if entry is None:
-            return None
-        try:
-            event, end = _decode(text, entry.end())
-        except (ValueError, RecursionError):
-            return None
-        raw = text[entry.end() : end]
-        if type(event) is not dict:
-            return None
-        found.append((int(entry[1]), RawEvent(event, raw) if _is_plain(raw, event) else event))
-        if text.startswith(_NEXT, end):
-            at = end + len(_NEXT)
-        elif end == len(text) - len(_END) and text.endswith(_END):
-            return found
+    for seq, raw, kind, sid, ei, host, cluster in entries:
+        if kind is not None:
+            found.append((seq, ShippedStatement(raw, kind, sid, ei, host, cluster)))  # type: ignore[arg-type]
         else:
-            return None
-    return None
+            found.append((seq, _decoded(raw.decode("ascii"))))
+    return found
+
+
+def _decoded(raw: str) -> dict[str, Any]:
+    try:
+        event: dict[str, Any] = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise BadRequest("an event is no JSON that can be read") from None
+    return RawEvent(event, raw) if is_plain(raw, event) else event
 
 
 def _any(content: bytes) -> Shipment:

@@ -9,7 +9,7 @@ Types and lengths are looked at, bodies only of the few types whose words matter
 A chunk that lies within one long body costs a subtraction, a row of a usual length one comparison.  What
 is kept between two chunks is a header or the beginning of such a body.
 
-:func:`walk` has no state of its own, so that another implementation may stand in for it.
+:func:`pure_walk` has no state of its own; its compiled twin stands in for it where that was built.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DATA_ROW = ord("D")
 _NOTHING: tuple[Answer, ...] = ()
 
 
-def walk(data: bytes, left: int, rows: int, size: int) -> tuple[list[Answer], int, int, int, bytes]:
+def pure_walk(data: bytes, left: int, rows: int, size: int) -> tuple[list[Answer], int, int, int, bytes]:
     """Walk one chunk.
 
     :param data: what was left over of the chunk before, and the chunk.
@@ -83,6 +83,12 @@ def walk(data: bytes, left: int, rows: int, size: int) -> tuple[list[Answer], in
     if position >= end:
         return answers, position - end, rows, size + end - start, b""
     return answers, 0, rows, size + position - start, data[position:]
+
+
+try:
+    from teleport_db._speed import walk
+except ImportError:  # it was installed without a compiler
+    walk = pure_walk
 
 
 class BackendWalk:

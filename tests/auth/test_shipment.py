@@ -9,9 +9,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.audit.events import encode
 from teleport_db.audit.logfile import RawEvent, line, record
+from teleport_db.audit.shipped import ShippedStatement, pure_split
 from teleport_db.auth import shipment
 from teleport_db.auth.shipment import read_shipment
 from teleport_db.errors import BadRequest
+from tests.audit.samples import NOW, session
 
 EVENT = {"event": "db.session.query", "db_query": 'é "\n\\ },{"seq","event"}', "deep": [{"a": None}], "n": 1.5}
 #: One with what looks like a name in a text.
@@ -30,11 +32,27 @@ class ShipmentTests(SynchronousTestCase):
     def test_as_sent(self) -> None:
         """The bytes of the line are those that came; what they say is what they say."""
         raw = encode(EVENT)
-        spaced = raw.replace('"n":1.5', '"n":  1.50')
-        found = read_shipment(body(raw, spaced))
+        other = raw.replace('"n":1.5', '"n":1.50')
+        found = read_shipment(body(raw, other))
         self.assertEqual([(seq, dict(event)) for seq, event in found], [(1, EVENT), (2, EVENT)])
         self.assertTrue(all(type(event) is RawEvent for _, event in found))
-        self.assertIn(spaced.encode(), written(found[1][1]))
+        self.assertIn(other.encode(), written(found[1][1]))
+
+    def test_spaced(self) -> None:
+        """White space means nothing, and its line says the same."""
+        spaced = encode(EVENT).replace('"n":1.5', '"n":  1.50')
+        ((seq, event),) = read_shipment(body(spaced))
+        made = record(written(event))
+        assert made is not None
+        self.assertEqual((seq, made["event"]), (1, EVENT))
+
+    def test_statements(self) -> None:
+        """Those are not decoded at all, and written as they came."""
+        made = session().query(NOW, b"select 1").json
+        ((seq, event),) = read_shipment(body(made))
+        assert isinstance(event, ShippedStatement)
+        self.assertEqual((seq, event.decoded()), (1, json.loads(made)))
+        self.assertIn(made.encode(), written(event))
 
     def test_encoded_anew(self) -> None:
         """Other forms of the same mean the same, on one line and once."""
@@ -84,3 +102,10 @@ class ShipmentTests(SynchronousTestCase):
         self.patch(shipment, "MAX_EVENTS", 3)
         self.assertEqual(len(read_shipment(body(*["{}"] * 3))), 3)
         self.assertRaises(BadRequest, read_shipment, body(*["{}"] * 4))
+
+
+class PureShipmentTests(ShipmentTests):
+    """The same where the extension was not built."""
+
+    def setUp(self) -> None:
+        self.patch(shipment, "split", pure_split)

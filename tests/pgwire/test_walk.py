@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import random
 import struct
+from collections.abc import Callable
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.errors import RemoteProtocolError
+from teleport_db.pgwire import walk as walking
 from teleport_db.pgwire.messages import error_response, message, ready_for_query
-from teleport_db.pgwire.walk import KEPT, BackendWalk
+from teleport_db.pgwire.walk import KEPT, BackendWalk, pure_walk, walk
 from tests.pgwire.test_properties import PROPERTY
 from tests.pgwire.wire import cuts
 
@@ -51,7 +54,9 @@ def naive(wire: bytes) -> Found:
     return answers, rows, min(position, len(wire))
 
 
-class WalkTests(SynchronousTestCase):
+class WalkCases:
+    """What holds of either implementation."""
+
     def test_divided_everywhere(self) -> None:
         """The same answers, rows and bytes at every cut, and byte by byte."""
         expected = ([(ord("T"), b""), (ord("C"), b"SELECT 3\0"), (ord("Z"), b"T")], 3, len(RESULT))
@@ -150,3 +155,31 @@ class WalkTests(SynchronousTestCase):
         ((kind, body, _, _),) = BackendWalk().feed(error_response("ERROR", "42P01", "no such table"))
         self.assertEqual(kind, ord("E"))
         self.assertIn(b"C42P01\0", body)
+
+
+class PureWalkTests(WalkCases, SynchronousTestCase):
+    def setUp(self) -> None:
+        self.patch(walking, "walk", pure_walk)
+
+
+class CompiledWalkTests(WalkCases, SynchronousTestCase):
+    if walk is pure_walk:
+        skip = "the extension was not built: there is no compiler, or no header of Python's, here"
+
+    def test_like_the_pure_walk(self) -> None:
+        """The very same answer to the very same question, or the same error."""
+        chance = random.Random(20261122)
+        for _ in range(3000):
+            data = b"".join(chance.choice((ROW, ROW, TAG, READY, RESULT)) for _ in range(chance.randrange(6)))
+            damaged = bytearray(data)
+            for _ in range(chance.choice((0, 0, 1, 3)) if damaged else 0):
+                damaged[chance.randrange(len(damaged))] = chance.choice((0, 3, 4, 68, 90, 255, chance.randrange(256)))
+            question = (bytes(damaged), chance.choice((0, 0, 1, 7, 1 << 29)), chance.randrange(3), chance.randrange(99))
+            self.assertEqual(answer(walk, question), answer(pure_walk, question))
+
+
+def answer(implementation: Callable[..., Any], question: tuple[bytes, int, int, int]) -> object:
+    try:
+        return implementation(*question)
+    except RemoteProtocolError as error:
+        return str(error)

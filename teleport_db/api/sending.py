@@ -11,8 +11,7 @@ from twisted.internet.defer import Deferred
 
 from teleport_db.api.client import Call
 from teleport_db.audit.events import EncodedEvent, encode
-
-Batch = list[tuple[int, EncodedEvent]]
+from teleport_db.audit.spool import Batch
 
 
 def sender(call: Call, host_id: Callable[[], str]) -> Callable[[Batch], Deferred[int]]:
@@ -23,18 +22,20 @@ def sender(call: Call, host_id: Callable[[], str]) -> Callable[[Batch], Deferred
         before the host joined anew under another id goes out under the present one, and says so.
     """
 
-    def own(event: EncodedEvent, ending: str) -> str:
-        if event.json.endswith(ending):
-            return event.json
+    def own(line: bytes, number: int, event: EncodedEvent) -> bytes:
         recorded_by, present = event.get("server_id"), host_id()
         if recorded_by == present:
-            return event.json
-        return encode({**event, "server_id": present, "recorded_by": recorded_by})
+            return line
+        return (
+            f'{{"seq":{number},"event":{encode({**event, "server_id": present, "recorded_by": recorded_by})}}}'.encode()
+        )
 
     def send(batch: Batch) -> Deferred[int]:
-        ending = f",{encode({'server_id': host_id()})[1:]}"  # a session's events end so
-        events = ",".join([f'{{"seq":{seq},"event":{own(event, ending)}}}' for seq, event in batch])
-        acknowledged: Deferred[int] = call("POST", "/v1/audit", f'{{"events":[{events}]}}'.encode()).addCallback(
+        ending = f",{encode({'server_id': host_id()})[1:]}}}".encode()  # a session's events end so
+        lines = batch.lines
+        if not all(line.endswith(ending) for line in lines):
+            lines = [line if line.endswith(ending) else own(line, *batch[at]) for at, line in enumerate(lines)]
+        acknowledged: Deferred[int] = call("POST", "/v1/audit", b'{"events":[%b]}' % b",".join(lines)).addCallback(
             lambda answer: int(answer["acknowledged"])
         )
         return acknowledged

@@ -19,8 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from teleport_db.audit.commits import GroupCommit
-from teleport_db.audit.events import EncodedEvent
-from teleport_db.audit.spool import Spool
+from teleport_db.audit.spool import Batch, Spool
 from teleport_db.errors import AuditUnavailable, BadRequest
 
 #: Runs a function outside of the reactor's thread, as ``deferToThreadPool`` does.
@@ -55,10 +54,10 @@ class Shipper:
     def __init__(
         self,
         spool: Spool,
-        send: Callable[[list[tuple[int, EncodedEvent]]], Deferred[int]],
+        send: Callable[[Batch], Deferred[int]],
         *,
         clock: IReactorTime,
-        batch: int = 500,
+        batch: int = 1000,
         commits: GroupCommit | None = None,
         in_thread: ThreadHook = inline,
         random: Callable[[], float] = _random.random,
@@ -138,9 +137,9 @@ class Shipper:
             events = self._spool.read(self._spool.acknowledged, self._batch)
             if events:
                 acknowledged = await self._deliver(events)
-                if not events[0][0] <= acknowledged:
+                if not events.first <= acknowledged:
                     raise AuditUnavailable(detail=f"the auth server has only events up to {acknowledged}")
-                self._spool.acknowledge(min(acknowledged, events[-1][0]))
+                self._spool.acknowledge(min(acknowledged, events.last))
             self._failures = 0
         except CancelledError:
             raise
@@ -153,7 +152,7 @@ class Shipper:
                 pending=self._spool.pending,
             )
 
-    async def _deliver(self, events: list[tuple[int, EncodedEvent]]) -> int:
+    async def _deliver(self, events: Batch) -> int:
         try:
             return await self._send(events)
         except BadRequest as error:

@@ -24,7 +24,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, overload
 
 from teleport_db.audit.appending import AppendOnly, lock_directory
 from teleport_db.audit.events import EncodedEvent, encode
@@ -35,6 +35,41 @@ from teleport_db.errors import AuditUnavailable
 RESERVE: Final = 256 * 1024
 
 Event = dict[str, Any]
+
+
+class Batch(Sequence[tuple[int, EncodedEvent]]):
+    """Events as they stand in the spool, with their numbers; only who looks at one's fields has it decoded.
+
+    :param first: the number of the first.
+    :param lines: of the spool, without their ends.
+    """
+
+    __slots__ = ("first", "lines")
+
+    def __init__(self, first: int, lines: list[bytes]) -> None:
+        self.first = first
+        self.lines = lines
+
+    @property
+    def last(self) -> int:
+        """The number of the last."""
+        return self.first + len(self.lines) - 1
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, EncodedEvent]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[int, EncodedEvent]]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        number = self.first + range(len(self.lines))[index]
+        before = b'{"seq":%d,"event":' % number
+        return number, EncodedEvent(self.lines[index][len(before) : -1].decode("ascii"))
 
 
 class Spool:
@@ -199,50 +234,52 @@ class Spool:
         """The disk lost something: nothing is appended any more."""
         self._broken = f"the spool in {self.directory} cannot be trusted since a sync failed: {error}"
 
-    def read(self, after: int, limit: int, *, max_bytes: int = 512 * 1024) -> list[tuple[int, EncodedEvent]]:
+    def read(self, after: int, limit: int, *, max_bytes: int = 512 * 1024) -> Batch:
         """Synced events behind number ``after``, oldest first: at most ``limit``, and one at least.
-
-        They are as they were written; only who looks at their fields has them decoded.
 
         :param max_bytes: of JSON, so that a batch fits an HTTP body.
 
         Raises AuditUnavailable when the disk cannot be read or what is on it is not what was written.
         """
         after = max(after, self._firsts[0] - 1)
-        events: list[tuple[int, EncodedEvent]] = []
+        lines: list[bytes] = []
         size = 0
         try:
-            while len(events) < limit and after < self.synced:
-                known, segment, offset = self._cursor
-                if known != after or segment not in self._firsts:
-                    segment = self._firsts[bisect_right(self._firsts, after + 1) - 1]
-                    known, offset = segment - 1, 0
-                with open(self._path(segment), "rb") as file:
-                    file.seek(offset)
-                    while len(events) < limit and known < self.synced:
-                        line = file.readline()
-                        if not line:
-                            break
-                        known += 1
-                        if known > after:
-                            if events and size + len(line) > max_bytes:
-                                return events
-                            event = _event(line, known)
-                            if event is None:
-                                raise AuditUnavailable(detail=f"record {known} of {self.directory} is damaged")
-                            events.append((known, event))
-                            size += len(line)
-                            after = known
-                        offset += len(line)
-                        self._cursor = (known, segment, offset)
-                    else:
-                        continue
-                if known + 1 not in self._firsts:
-                    raise AuditUnavailable(detail=f"record {known + 1} of {self.directory} is missing")
-                self._cursor = (known, known + 1, 0)
+            while after + len(lines) < self.synced and len(lines) < limit and size < max_bytes:
+                most = min(limit - len(lines), self.synced - after - len(lines))
+                found = self._read(after + len(lines), most, max_bytes - size, whole=not lines)
+                if not found:
+                    break
+                lines += found
+                size += sum(map(len, found)) + len(found)
         except OSError as error:
             raise AuditUnavailable(detail=f"the spool in {self.directory}: {error}") from error
-        return events
+        return Batch(after + 1, lines)
+
+    def _read(self, after: int, most: int, max_bytes: int, *, whole: bool) -> list[bytes]:
+        """Lines of one segment without their ends, the first however long it is if that is wanted."""
+        known, segment, offset = self._cursor
+        if known != after or segment not in self._firsts:
+            segment = self._firsts[bisect_right(self._firsts, after + 1) - 1]
+            known, offset = segment - 1, 0
+        with open(self._path(segment), "rb") as file:
+            file.seek(offset)
+            while known < after and (line := file.readline()):
+                known, offset = known + 1, offset + len(line)
+            data = file.read(max_bytes)
+            if whole and data and b"\n" not in data:
+                data += file.readline()
+        if not data:
+            if known + 1 not in self._firsts:
+                raise AuditUnavailable(detail=f"record {known + 1} of {self.directory} is missing")
+            self._cursor = (known, known + 1, 0)
+            return self._read(after, most, max_bytes, whole=whole)
+        lines = data.split(b"\n")[:-1][:most]
+        for number, line in enumerate(lines, known + 1):
+            if not line.startswith(b'{"seq":%d,"event":{' % number) or not line.endswith(b"}}") or not line.isascii():
+                raise AuditUnavailable(detail=f"record {number} of {self.directory} is damaged")
+        self._cursor = (known + len(lines), segment, offset + sum(map(len, lines)) + len(lines))
+        return lines
 
     def acknowledge(self, number: int) -> None:
         """The auth server has everything up to ``number``: free the files that nobody needs."""
@@ -266,14 +303,6 @@ class Spool:
             file.close()
         os.close(self._acknowledged_fd)
         os.close(self._lock)
-
-
-def _event(line: bytes, number: int) -> EncodedEvent | None:
-    """The event in a line, not decoded."""
-    before = b'{"seq":%d,"event":' % number
-    if not line.startswith(before + b"{") or not line.endswith(b"}}\n") or not line.isascii():
-        return None
-    return EncodedEvent(line[len(before) : -2].decode("ascii"))
 
 
 def _record(line: bytes, number: int) -> Event | None:

@@ -10,6 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.api.sending import sender
 from teleport_db.audit.events import EncodedEvent
+from teleport_db.audit.spool import Batch
+
+
+def batch(first: int, *events: EncodedEvent) -> Batch:
+    return Batch(first, [f'{{"seq":{seq},"event":{event.json}}}'.encode() for seq, event in enumerate(events, first)])
 
 
 class Sending(SynchronousTestCase):
@@ -31,7 +36,7 @@ class Sending(SynchronousTestCase):
         send = sender(self.call, lambda: "me")
         first = EncodedEvent('{"event": "db.session.end",   "server_id":"me"}')
         last = EncodedEvent('{"event":"db.session.end","x":"\\u001b","server_id":"me"}')
-        self.assertEqual(self.successResultOf(send([(7, first), (8, last)])), 8)
+        self.assertEqual(self.successResultOf(send(batch(7, first, last))), 8)
         self.assertEqual(self.sent(), {"events": [{"seq": 7, "event": first}, {"seq": 8, "event": last}]})
         self.assertIn(first.json.encode() + b"}", self.calls[0][2])
 
@@ -40,7 +45,7 @@ class Sending(SynchronousTestCase):
         send = sender(self.call, lambda: "new")
         before = EncodedEvent('{"event":"db.session.end","server_id":"old"}')
         hidden = EncodedEvent('{"server_id":"old","parameters":{"a":"b","server_id":"new"}}')
-        self.successResultOf(send([(1, before), (2, hidden)]))
+        self.successResultOf(send(batch(1, before, hidden)))
         first, second = (entry["event"] for entry in self.sent()["events"])
         self.assertEqual(first, {"event": "db.session.end", "server_id": "new", "recorded_by": "old"})
         self.assertEqual((second["server_id"], second["recorded_by"]), ("new", "old"))

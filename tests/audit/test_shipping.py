@@ -10,12 +10,9 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.audit.events import EncodedEvent
 from teleport_db.audit.shipping import FIRST_RETRY, GATHER, LAST_RETRY, Shipper
-from teleport_db.audit.spool import Spool
+from teleport_db.audit.spool import Batch, Spool
 from teleport_db.errors import AuditUnavailable, BadRequest, ConnectionTrouble
-
-Batch = list[tuple[int, EncodedEvent]]
 
 
 class ShipperTests(SynchronousTestCase):

@@ -88,13 +88,13 @@ class QueueTests(SpoolCase):
         self.assertEqual(len(spool.read(0, 3)), 3)
         self.assertEqual(len(spool.read(0, 100, max_bytes=2500)), 2)
         self.assertEqual(len(spool.read(0, 100, max_bytes=1)), 1)
-        self.assertEqual(spool.read(spool.last, 100), [])
+        self.assertEqual(list(spool.read(spool.last, 100)), [])
 
     def test_only_synced(self) -> None:
         """What the power could take away is not shipped."""
         spool = self.spool()
         self.fill(spool, 3)
-        self.assertEqual(spool.read(0, 10), [])
+        self.assertEqual(list(spool.read(0, 10)), [])
         sync = spool.begin_sync()
         self.fill(spool, 2)
         spool.end_sync(sync())
@@ -330,7 +330,7 @@ class RefusalTests(SpoolCase):
         with MonkeyPatcher((os, "fsync", broken)):
             self.assertRaises(AuditUnavailable, self.fill, spool, 1)
         self.assertRaises(AuditUnavailable, self.fill, spool, 1)
-        self.assertEqual(spool.read(0, 10), [])
+        self.assertEqual(list(spool.read(0, 10)), [])
         self.assertEqual(self.spool().pending, 1)
 
     def test_directory_gone(self) -> None:

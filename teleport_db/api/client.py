@@ -39,7 +39,7 @@ Call = Callable[..., "Deferred[dict[str, Any]]"]
 
 
 @implementer(IAgentEndpointFactory)
-class _OneEndpoint:
+class OneEndpoint:
     """Whatever the address says, there is one way to the server."""
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
@@ -50,7 +50,7 @@ class _OneEndpoint:
 
 
 @implementer(IBodyProducer)
-class _Body:
+class Body:
     """A body that is small and there already."""
 
     def __init__(self, data: bytes) -> None:
@@ -124,7 +124,7 @@ class APIClient:
         self._pool.cachedConnectionTimeout = KEPT_FOR
         # It would repeat a DELETE as well, of which nobody knows whether it was done.
         self._pool.retryAutomatically = False
-        self._agent = Agent.usingEndpointFactory(reactor, _OneEndpoint(endpoint), self._pool)
+        self._agent = Agent.usingEndpointFactory(reactor, OneEndpoint(endpoint), self._pool)
 
     def call(
         self,
@@ -147,7 +147,7 @@ class APIClient:
         """
         seconds = self._timeout if timeout is None else timeout
         called: Deferred[dict[str, Any]] = Deferred.fromCoroutine(self._call(method, target(path, query), body))
-        called.addErrback(_unwrapped).addTimeout(seconds, self._reactor)
+        called.addErrback(unwrapped).addTimeout(seconds, self._reactor)
         return called.addErrback(self._translate)
 
     def close(self) -> Deferred[None]:
@@ -164,7 +164,7 @@ class APIClient:
             if not isinstance(body, bytes):
                 text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
                 body = text.encode("utf-8", "backslashreplace")
-            producer = _Body(body)
+            producer = Body(body)
         uri = b"https://" + self.host.encode("ascii") + address.encode()
         response: IResponse = await self._agent.request(method.encode(), uri, headers, producer)
         answer = _Answer()
@@ -180,7 +180,7 @@ class APIClient:
         raise ConnectionTrouble(f"the connection to {self.host} failed", detail=str(error)) from error
 
 
-def _unwrapped(failure: Failure) -> Failure:
+def unwrapped(failure: Failure) -> Failure:
     """What happened, where HTTP only says that it did: ``ResponseNeverReceived([why, ...])``."""
     for reason in getattr(failure.value, "reasons", None) or ():
         if isinstance(getattr(reason, "value", None), TeleportDBError | CancelledError):

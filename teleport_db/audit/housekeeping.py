@@ -4,6 +4,7 @@
 
     packed     2026-11-22.jsonl ─▶ .2026-11-22.jsonl.gz.tmp, synced ─▶ 2026-11-22.jsonl.gz ─▶ the plain one goes
     removed    audit.retention {count, chain} is in the log ─▶ the files before that line go, the oldest first
+    held       a sink has not read the file ─▶ it stays, and audit.retention.held says so
 
 A file begins with a checkpoint, so what is left verifies without what was removed; and the record in the log, which
 later checkpoints vouch for, says that it was retention that removed it, and up to which line.
@@ -25,6 +26,9 @@ from teleport_db.certs.files import sync_directory
 #: The event that says what retention removed.
 RETENTION = "audit.retention"
 
+#: The event that says what it would have removed.
+HELD = "audit.retention.held"
+
 
 @attrs.frozen
 class Expired:
@@ -38,16 +42,24 @@ class Expired:
     head: Checkpoint
 
 
+def held(found: Expired | None, needed: LogFile | None) -> tuple[LogFile, ...]:
+    """Those among them that somebody has not read, from the oldest file on that is ``needed``."""
+    if found is None or needed is None:
+        return ()
+    return tuple(file for file in found.files if file >= needed)
+
+
 def head(directory: Path, file: LogFile) -> Checkpoint | None:
     """The checkpoint a file begins with; None when it has none."""
     line = next(file.lines(directory), b"")
     return read_checkpoint(line)
 
 
-def expired(directory: Path, now: float, retention: float) -> Expired | None:
+def expired(directory: Path, now: float, retention: float, *, needed: LogFile | None = None) -> Expired | None:
     """Which files' time has come; what a file holds is older than the beginning of the next.
 
     :param now: seconds since the epoch; ``retention``: seconds, 0 for never.
+    :param needed: this one and what follows stay.
     """
     files, found = logfile.files(directory), None
     if not retention:
@@ -55,6 +67,8 @@ def expired(directory: Path, now: float, retention: float) -> Expired | None:
     for number, following in enumerate(files[1:], 1):
         begun = head(directory, following)
         if begun is None or milliseconds(begun.time) > (now - retention) * 1000:
+            break
+        if needed is not None and files[number - 1] >= needed:
             break
         found = Expired(tuple(files[:number]), following, begun)
     return found

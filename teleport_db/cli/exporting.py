@@ -7,8 +7,9 @@ import json
 import os
 from typing import Any, Protocol
 
+from teleport_db.audit.objects import s3_client, s3_errors
 from teleport_db.certs.files import write_secret
-from teleport_db.errors import AlreadyExists, ConnectionTrouble, UsageError
+from teleport_db.errors import AlreadyExists
 
 Cursor = dict[str, Any]
 
@@ -98,7 +99,7 @@ class S3Target:
         self._cursor: Cursor = {}
         self._parts: list[str] = []
         self._upload = ""
-        self._client = _s3()
+        self._client = s3_client("S3")
 
     @property
     def _where(self) -> dict[str, str]:
@@ -111,7 +112,7 @@ class S3Target:
     def begin(self, said: dict[str, Any], *, overwrite: bool) -> Cursor:
         """See :class:`Target`."""
         self._said = said
-        with _translated(f"s3://{self._bucket}/{self._key}"):
+        with s3_errors(f"s3://{self._bucket}/{self._key}"):
             found = self._object(self._beside)
             cursor = {} if found is None or overwrite else _read(found, f"{self._key}.cursor")
             if found is not None and overwrite:
@@ -158,7 +159,7 @@ class S3Target:
                 self._part()
 
     def _part(self) -> None:
-        with _translated(f"s3://{self._bucket}/{self._key}"):
+        with s3_errors(f"s3://{self._bucket}/{self._key}"):
             number = len(self._parts) + 1
             sent = self._client.upload_part(**self._where, UploadId=self._upload, PartNumber=number, Body=self._held)
             self._parts.append(sent["ETag"])
@@ -171,7 +172,7 @@ class S3Target:
 
         if self._held or not self._parts:
             self._part()
-        with _translated(f"s3://{self._bucket}/{self._key}"):
+        with s3_errors(f"s3://{self._bucket}/{self._key}"):
             parts = [{"ETag": tag, "PartNumber": number} for number, tag in enumerate(self._parts, 1)]
             again = bool(self._cursor.get("complete"))
             self._keep({**self._cursor, "complete": True})
@@ -195,23 +196,3 @@ def _read(data: bytes, where: str) -> Cursor:
     if not isinstance(cursor, dict):
         raise AlreadyExists(f"{where} cannot be read\n--overwrite begins anew")
     return cursor
-
-
-def _s3() -> Any:
-    try:
-        import boto3
-    except ImportError:
-        raise UsageError("--out: S3 needs the package boto3: pip install boto3") from None
-    with _translated("S3"):
-        return boto3.client("s3")
-
-
-@contextlib.contextmanager
-def _translated(where: str) -> Any:
-    """A refusal of Amazon's as one line."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise ConnectionTrouble(f"{where}: {error}") from error

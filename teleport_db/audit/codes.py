@@ -14,6 +14,11 @@ CODES: dict[str, str] = {
     "db.session.result": "TDB10I",
     # Ours: retention removed files of the audit log.
     "audit.retention": "TAL00I",
+    # Ours: files stay longer than retention says, because a sink has not read them; what becomes of sinks.
+    "audit.retention.held": "TAL00W",
+    "audit.sink.recovered": "TAL01I",
+    "audit.sink.failing": "TAL01W",
+    "audit.sink.gap": "TAL02W",
     # Ours: the reference has no word for a cancel.
     "db.session.cancel": "TDB90I",
     # Ours: auth had ended a session whose agent was lost, and it goes on.
@@ -45,6 +50,10 @@ CODES: dict[str, str] = {
     "instance.join": "TJ002I",
     # Ours: an agent was removed, and its certificate is good for nothing any more.
     "instance.remove": "TJ090I",
+    # Ours: the processes of a cluster, and what they are told to do.
+    "service.start": "TSV00I",
+    "service.stop": "TSV01I",
+    "config.update": "TSV02I",
     # Ours: an agent came, and went; the reference knows sessions of agents only.
     "instance.up": "TJ091I",
     "instance.down": "TJ092I",

@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from teleport_db.api.client import APIClient
 from teleport_db.api.sending import sender
 from teleport_db.audit.commits import GroupCommit
+from teleport_db.audit.events import make_event
 from teleport_db.audit.shipping import Shipper, ThreadHook
 from teleport_db.audit.spool import Spool
 from teleport_db.audit.uids import uid_source
@@ -385,6 +386,11 @@ class Agent(MultiService):
         return self.api.call("PUT", "/v1/presence", body).addCallbacks(lambda answer: None, failed)
 
     # Events.
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Put an event that is of no session into the spool; AuditUnavailable when that cannot be."""
+        about = {"cluster_name": self._cluster, "server_id": self._host_id, **fields}
+        self._append([make_event(event, uid=self._around.new_uid(), time=self._clock.seconds(), **about)])
 
     def _append(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
         self._spool.append(events, closing=closing)

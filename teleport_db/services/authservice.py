@@ -128,6 +128,10 @@ class AuthProcess(Service):
         server.removals.check(identity)
         server.locks.check(identity)
 
+    async def record(self, event: str, **fields: Any) -> None:
+        """Keep an event of this process's in the audit log."""
+        await self.server.recorder.record(event, server_id=self.host.credentials.host_id, **fields)
+
     def _write_admin(self, data: str) -> None:
         """The identity with which ``tctl`` on this host calls; made anew at each start."""
         admin = self.server.local_admin_credentials()

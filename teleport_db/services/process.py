@@ -38,6 +38,7 @@ from teleport_db.services.discovery import make_discovery
 from teleport_db.services.hosts import Host, Issue, keep_id, obtain
 from teleport_db.services.membership import become_member
 from teleport_db.services.proxyservice import ProxyProcess, proxy_names
+from teleport_db.services.starts import Starts
 
 log = Logger()
 
@@ -55,6 +56,7 @@ class Teleport(MultiService):
     proxy: ProxyProcess | None = None
     agent: Agent | None = None
     _agent_host: Host | None = None
+    _starts: Starts | None = None
 
     def __init__(self, config: Config, *, reactor: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -94,7 +96,18 @@ class Teleport(MultiService):
             await self._open_proxy()
         if self.config.db.enabled:
             await self._open_agent()
+        self._starts = Starts(self.config, self._record)
+        await self._starts.started()
         log.info("all services are up")
+
+    async def _record(self, event: str, **fields: Any) -> None:
+        """Keep an event of this process's: at auth, or by the spool of a service."""
+        if self.auth is not None:
+            await self.auth.record(event, **fields)
+        else:
+            member = self.proxy or self.agent
+            assert member is not None
+            member.record(event, **fields)
 
     async def _open_proxy(self) -> None:
         names = proxy_names(self.config)
@@ -172,6 +185,10 @@ class Teleport(MultiService):
     def _gauges(self) -> dict[str, Gauge]:
         """The figures of the services that are up."""
         gauges = {}
+        if self.auth is not None and self.config.auth.audit.sinks:
+            sinks = self.auth.sinks
+            gauges["teleport_db_audit_sinks_behind"] = Gauge("lines of the audit log not sent on", lambda: sinks.behind)
+            gauges["teleport_db_audit_sinks_failing"] = Gauge("sinks that take nothing", lambda: sinks.failing)
         if self.proxy is not None:
             gateway, router = self.proxy.gateway, self.proxy.router
             gauges["teleport_db_proxy_sessions"] = Gauge("PostgreSQL sessions open", lambda: len(gateway.sessions))
@@ -191,6 +208,8 @@ class Teleport(MultiService):
             self._opening.cancel()
         if self._agent_host is not None:
             self._agent_host.stop()
+        if self._starts is not None:
+            await self._starts.stopped()
         # The agent ships its last events through the proxy to auth, so they close in this order.
         for service in reversed(list(self)):
             await _finished(service.stopService())

@@ -20,7 +20,7 @@ from teleport_db.alpn import ALPN_AUTH, ALPN_HTTP, ALPN_JOIN, ALPN_POSTGRESQL, A
 from teleport_db.api.client import APIClient
 from teleport_db.api.sending import sender
 from teleport_db.api.watching import Watcher
-from teleport_db.audit.events import SessionEvents
+from teleport_db.audit.events import SessionEvents, make_event
 from teleport_db.audit.shipping import Shipper
 from teleport_db.audit.spool import Spool
 from teleport_db.audit.uids import uid_source
@@ -252,6 +252,13 @@ class ProxyProcess(Service):
             self._spool.append([event])
         except AuditUnavailable as error:
             log.error("a refused connection was not recorded: {detail}", detail=error.detail)
+        self._shipper.notify()
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Put an event of this process's into the spool; AuditUnavailable when that cannot be."""
+        host, now = self._host.credentials, self._reactor.seconds()
+        about = {"cluster_name": host.cluster, "server_id": host.host_id, **fields}
+        self._spool.append([make_event(event, uid=self._new_uid(), time=now, **about)])
         self._shipper.notify()
 
     def _in_thread(self, function: Callable[[], Any]) -> Deferred[Any]:

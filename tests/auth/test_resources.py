@@ -357,8 +357,16 @@ class AuditTests(AuthCase):
         self.assertEqual(len(self.audit.received), 2)
         await self.assertFailure(self.ship(agent, {"event": 1}), BadRequest)
 
+    async def test_processes(self) -> None:
+        """Every host says of its own process when it starts and ends, and what its configuration has become."""
+        for by in (self.host("db"), self.proxy):
+            for kind in ("service.start", "service.stop", "config.update"):
+                event = self.event(by, event=kind, code="TSV00I")
+                await self.ship(by, event)
+                await self.assertFailure(self.ship(by, {**event, "server_id": "other"}), AccessDenied)
+
     async def test_proxy(self) -> None:
-        """A proxy ships refused sessions and nothing else."""
+        """Of sessions a proxy ships those that were refused, and nothing else."""
         refused = self.event(self.proxy, event="db.session.start", code="TDB00W", success=False)
         await self.ship(self.proxy, refused)
         for wrong in ({"success": True}, {"success": 0}, {"event": "db.session.query"}):

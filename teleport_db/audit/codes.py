@@ -19,6 +19,9 @@ CODES: dict[str, str] = {
     "audit.sink.recovered": "TAL01I",
     "audit.sink.failing": "TAL01W",
     "audit.sink.gap": "TAL02W",
+    # Ours: somebody reads the audit log.
+    "audit.read": "TAL01I",
+    "session.recording.access": "T2012I",
     # Ours: the reference has no word for a cancel.
     "db.session.cancel": "TDB90I",
     # Ours: auth had ended a session whose agent was lost, and it goes on.
@@ -40,10 +43,7 @@ CODES: dict[str, str] = {
     "recovery_code.generated": "T1008I",
     "recovery_code.used": "T1009I",
     "mfa_auth_challenge.validate": "T1016I",
-    "client.disconnect": "T3006I",
     "reset_password_token.create": "T6000I",
-    "trusted_cluster.create": "T7000I",
-    "trusted_cluster.delete": "T7001I",
     "role.created": "T9000I",
     "role.deleted": "T9001I",
     "role.updated": "T9002I",
@@ -74,7 +74,6 @@ FAILURE_CODES: dict[str, str] = {
     "user.password_change": "T1005W",
     "mfa_auth_challenge.validate": "T1016W",
     "auth": "T3007W",
-    "session.rejected": "T1006W",
     "instance.join": "TJ002E",
     "instance.down": "TJ092W",
 }

@@ -16,9 +16,22 @@ import attrs
 _WORD = re.compile(r"\w+")
 _WANTED = re.compile(r"\w+\*?")
 
-#: Fields that are found by their own criteria, or that nobody would remember.
+#: Fields that are found by their own criteria, that nobody would remember, or that say what was looked for before.
 _NOT_TEXT = frozenset(
-    {"ei", "event", "code", "time", "uid", "sid", "user", "cluster_name", "server_id", "recorded_by", "revokes"}
+    {
+        "criteria",
+        "ei",
+        "event",
+        "code",
+        "time",
+        "uid",
+        "sid",
+        "user",
+        "cluster_name",
+        "server_id",
+        "recorded_by",
+        "revokes",
+    }
     | {"db_service", "db_protocol", "db_uri", "db_name", "db_user", "sqlstate", "sha256"}
 )
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from teleport_db.audit.query import FIELDS, Query, wanted_words
 from teleport_db.auth.server import AuthServer
 from teleport_db.auth.times import seconds_of
@@ -37,6 +39,8 @@ class AuditCalls:
         limit, after, wait = call.whole("limit"), call.whole("after"), call.whole("wait") or 0
         query = _query(call)
         audit = self._server.audit
+        criteria = {name: value for name, value in attrs.asdict(query).items() if value is not None}
+        await self._server.reads.record("audit.read", by=call.by, criteria=criteria)
         if oldest_first and wait:
             await self._grown(after or 0, min(wait, MAX_WAIT))
         page = await audit.search(
@@ -90,6 +94,8 @@ class AuditCalls:
         if not found or not (mine or call.caller.may(("session", "read"))):
             # Who may not see a session does not learn that there is one.
             raise NotFound("there is no such session, or no role of yours lets you see it")
+        # Not as its ``sid``: it is no event of the session's, whose events are counted.
+        await self._server.reads.record("session.recording.access", by=call.by, session_id=sid)
         given = call.whole("limit")
         limit = min(1000 if given is None else given, MAX_FOUND)
         page = await self._server.audit.search(

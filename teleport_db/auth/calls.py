@@ -23,7 +23,6 @@ from teleport_db.auth.watch import PROXY_KINDS
 from teleport_db.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, RevisionConflict
 from teleport_db.identity import Identity
 
-
 #: What every host says of its own process.
 OF_PROCESSES = frozenset({"service.start", "service.stop", "config.update"})
 

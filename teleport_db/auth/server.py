@@ -40,6 +40,7 @@ from teleport_db.auth.passwords import Passwords
 from teleport_db.auth.preference import Preference
 from teleport_db.auth.presence import Presence
 from teleport_db.auth.proofs import Proofs
+from teleport_db.auth.reads import Reads
 from teleport_db.auth.recorder import Recorder
 from teleport_db.auth.refusals import Refusals
 from teleport_db.auth.removals import Removals
@@ -157,6 +158,7 @@ class AuthServer:
         self.clock: IReactorTime = IReactorTime(reactor) if clock is None else clock
         self.recorder = Recorder(audit, cluster_name, clock=self.clock)  # type: ignore[arg-type]
         self.refusals = Refusals(self.recorder, clock=self.clock)
+        self.reads = Reads(self.recorder, clock=self.clock)
         self.passwords = Passwords(reactor, hasher)
         self.roles = Roles(backend, self.recorder)
         self.users = Users(backend, self.recorder, self.roles, clock=self.clock)

@@ -7,7 +7,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from teleport_db.audit.log import AuditLog
-from teleport_db.errors import AccessDenied, BadRequest, NotFound
+from teleport_db.auth.reads import SAME_SECONDS
+from teleport_db.errors import AccessDenied, AuditUnavailable, BadRequest, NotFound
 from tests.audit.samples import session
 from tests.auth.support import NOW, AuthCase
 
@@ -79,6 +80,34 @@ class EventTests(AuditCase):
             {"since": "x"},
         ):
             await self.assertFailure(self.call("GET", "/v1/audit", query=query), BadRequest)
+
+    async def test_read(self) -> None:
+        """Who reads is recorded, with what was asked for: once, also of many pages, and again later."""
+        before = self.log.position.count
+        for query in ({"user": "bob"}, {"user": "bob", "limit": 1, "after": 3}, {"text": "client"}):
+            await self.call("GET", "/v1/audit", by=self.by("carol"), query=query)
+        self.clock.advance(SAME_SECONDS)
+        await self.call("GET", "/v1/audit", by=self.by("carol"), query={"user": "bob"})
+        await self.call("GET", "/v1/audit", query={"user": "bob"})
+        await self.call("GET", "/v1/sessions/sid-bob/events", by=self.by("carol"))
+        page = await self.log.search(limit=100, oldest_first=True, after=before)
+        self.assertEqual(
+            [(event["code"], event["user"], event.get("criteria", event.get("session_id"))) for event in page.events],
+            [
+                ("TAL01I", "carol", {"user": "bob"}),
+                ("TAL01I", "carol", {"text": "client"}),
+                ("TAL01I", "carol", {"user": "bob"}),
+                ("TAL01I", "admin", {"user": "bob"}),
+                ("T2012I", "carol", "sid-bob"),
+            ],
+        )
+
+    async def test_unrecorded(self) -> None:
+        """What cannot be recorded is not shown."""
+        self.server.recorder._audit = self.audit
+        self.audit.failure = AuditUnavailable()
+        for path in ("/v1/audit", "/v1/sessions/sid-bob/events"):
+            await self.assertFailure(self.call("GET", path), AuditUnavailable)
 
     async def test_wait(self) -> None:
         """A call can wait for what comes next, for as long as it says."""

@@ -105,7 +105,12 @@ class Locks(Followed[Lock]):
     async def _written(self, item: Item, by: str) -> Resource:
         lock = resource_of(item)
         await self._recorder.record(
-            "lock.created", user=by, name=lock.name, target=item.value["target"], expires=lock.expires or None
+            "lock.created",
+            user=by,
+            name=lock.name,
+            target=item.value["target"],
+            message=item.value.get("message") or None,
+            expires=lock.expires or None,
         )
         return lock
 

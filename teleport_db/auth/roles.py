@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Iterable
+from typing import Any
 
 from teleport_db.access import Role, builtin_roles, parse_role, role_resource
 from teleport_db.api.resources import Resource, check_name
@@ -15,6 +18,8 @@ from teleport_db.interfaces import IBackend, Item
 PREFIX, USERS = "/role/", "/user/"
 #: Stored once the built-in roles are, so that one that was deleted stays deleted.
 PRESETS = "/cluster/presets"
+#: Bytes of a role's ``spec`` that an event has.
+MAX_RECORDED = 16 << 10
 
 
 def resource_of(item: Item) -> Resource:
@@ -80,15 +85,23 @@ class Roles:
         """Store a role; AlreadyExists unless ``force``."""
         value = _parsed(resource)
         item, new = await storing.create(self._backend, PREFIX + resource.name, resource, value, force=force)
-        await self._recorder.record("role.created" if new else "role.updated", user=by, name=resource.name)
+        await self._written("role.created" if new else "role.updated", value, by)
         return resource_of(item)
 
     async def update(self, resource: Resource, *, by: str) -> Resource:
         """Replace the role of exactly this revision."""
         value = _parsed(resource)
         item = await storing.replace(self._backend, PREFIX + resource.name, resource, value)
-        await self._recorder.record("role.updated", user=by, name=resource.name)
+        await self._written("role.updated", value, by)
         return resource_of(item)
+
+    async def _written(self, event: str, value: dict[str, Any], by: str) -> None:
+        """Say what the role is now; of one that is too long for an event, which one it is."""
+        spec: dict[str, Any] = {"spec": value["spec"]}
+        encoded = json.dumps(value["spec"], sort_keys=True).encode()
+        if len(encoded) > MAX_RECORDED:
+            spec = {"spec_sha256": hashlib.sha256(encoded).hexdigest()}
+        await self._recorder.record(event, user=by, name=value["metadata"]["name"], **spec)
 
     async def delete(self, name: str, *, by: str) -> None:
         """Remove a role that no user holds."""
@@ -103,7 +116,7 @@ class Roles:
         await self._recorder.record("role.deleted", user=by, name=name)
 
 
-def _parsed(resource: Resource) -> dict[str, object]:
+def _parsed(resource: Resource) -> dict[str, Any]:
     check_name("role", resource.name)
     if resource.expires:
         raise BadRequest("metadata.expires: a role does not expire; a lock with an end stops it, tctl rm removes it")

@@ -134,7 +134,7 @@ class Users:
                 value["created"] = (await self._get(resource.name)).value.get("created", 0)
             item, _ = await storing.create(self._backend, PREFIX + resource.name, resource, value, force=True)
             event = "user.update"
-        await self._recorder.record(event, user=by, name=resource.name, roles=value["roles"])
+        await self._recorder.record(event, user=by, name=resource.name, **_granted(value))
         return resource_of(item)
 
     async def update(self, resource: Resource, *, by: str) -> Resource:
@@ -142,7 +142,7 @@ class Users:
         value = await self._value(resource)
         value["created"] = (await self._get(resource.name)).value.get("created", 0)
         item = await storing.replace(self._backend, PREFIX + resource.name, resource, value)
-        await self._recorder.record("user.update", user=by, name=resource.name, roles=value["roles"])
+        await self._recorder.record("user.update", user=by, name=resource.name, **_granted(value))
         return resource_of(item)
 
     async def delete(self, name: str, *, by: str) -> None:
@@ -152,3 +152,8 @@ class Users:
             await self._backend.delete(CREDENTIALS + name)
         await self._backend.delete(PREFIX + name)
         await self._recorder.record("user.delete", user=by, name=name)
+
+
+def _granted(value: dict[str, Any]) -> dict[str, Any]:
+    """What of a user an event has."""
+    return {"roles": value["roles"], "traits": value["traits"] or None}

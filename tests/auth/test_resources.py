@@ -52,6 +52,11 @@ class ResourceTests(AuthCase):
         await self.call("DELETE", "/v1/resources/role/dba")
         await self.assertFailure(self.call("DELETE", "/v1/resources/role/dba"), NotFound)
         self.assertEqual(self.audit.codes(), ["T9000I", "T9002I", "T9002I", "T9001I"])
+        recorded = [event.get("spec", {}).get("allow", {}).get("db_users") for event in self.audit.events]
+        self.assertEqual(recorded, [["dba"], ["dba", "app"], None, None])
+        many = {"db_labels": {"*": ["*"]}, "db_names": [f"database{number}" for number in range(900)]}
+        await self.call("POST", "/v1/resources/role", role(allow={**many, "db_users": many["db_names"]}))
+        self.assertEqual(len(self.audit.events[-1]["spec_sha256"]), 64)
 
     async def test_refused_roles(self) -> None:
         """A role that cannot be understood is refused with the key's path."""
@@ -86,6 +91,7 @@ class ResourceTests(AuthCase):
         del read["metadata"]["revision"]
         await self.assertFailure(self.call("PUT", "/v1/resources/user/alice", read), BadRequest)
         self.assertEqual(self.audit.codes(), ["T1002I", "T6000I", "T1003I"])
+        self.assertEqual(self.audit.events[0]["traits"], {"db_users": ["alice"]})
 
     async def test_force_needs_update(self) -> None:
         """Who may create may not thereby replace."""

@@ -19,7 +19,10 @@ from teleport_db.errors import AuditUnavailable, TeleportDBError
 from teleport_db.net.pace import Pace
 from teleport_db.pgwire.executions import Executions
 from teleport_db.pgwire.frontend import FrontendMessage, FrontendScanner
+from teleport_db.pgwire.messages import HEADER_SIZE
 from teleport_db.pgwire.walk import BackendWalk
+
+_COMPLETE: Final = ord("C")
 
 #: Bytes that may wait for a sync before the client is not read any more.
 MAX_UNSYNCED: Final = 256 * 1024
@@ -214,11 +217,12 @@ class BackendRelay:
         self._feed = self._walk.feed
         self._record, self._forward, self._failed, self._answered = record, forward, failed, answered
         self._kept_back: bool | None = None  # a chunk was, and whether there was a message's end before it
+        self._last_word = b""  # of a Query, perhaps: see _hold
 
     def receive(self, data: bytes) -> None:
         """Some bytes of the database."""
         answers: Sequence[Any] = ()
-        before = self._walk.between_messages
+        before = self.between_messages
         try:
             answers = self._feed(data)
             if answers:
@@ -229,13 +233,37 @@ class BackendRelay:
             self._kept_back = before
             self._failed(error)
             return
-        self._forward(data)
+        if self._last_word:
+            data, self._last_word = self._last_word + data, b""
         if answers:
+            if answers[-1][0] == _COMPLETE and self._executions.in_query:
+                data = self._hold(data, answers[-1][1])
+            self._forward(data)
             self._answered()
+        else:
+            self._forward(data)
+
+    def _hold(self, data: bytes, tag: bytes) -> bytes:
+        """Keep the CommandComplete at the end of a chunk until the next one, and give what comes before it.
+
+        It may be the last word on a Query, of which the result is not known before the server is ready.  That comes
+        in the same chunk, unless the server's buffer was full just between the two.
+        """
+        walk = self._walk
+        size = HEADER_SIZE + len(tag) + walk.begun
+        if walk.size or size > len(data):
+            return data  # it is not at the end, or its beginning has gone on already
+        self._last_word = data[-size:]
+        return data[:-size]
 
     def lost(self) -> None:
         """The session is over; what runs has no other result than that."""
         self._executions.lost(self._walk.rows, self._walk.size)
+
+    def last_word(self) -> bytes:
+        """What was kept until more of the database would come, now that nothing more does."""
+        word, self._last_word = self._last_word, b""
+        return word
 
     @property
     def idle(self) -> bool:
@@ -245,4 +273,6 @@ class BackendRelay:
     @property
     def between_messages(self) -> bool:
         """Whether what was passed on ended with a whole message."""
-        return self._walk.between_messages if self._kept_back is None else self._kept_back
+        if self._kept_back is not None:
+            return self._kept_back
+        return bool(self._last_word) or self._walk.between_messages

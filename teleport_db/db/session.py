@@ -410,6 +410,8 @@ class Session:
         """Write to the client, unless that would fall into the middle of what the database was saying."""
         if self._relayed is None or self._relayed.between_messages:
             self._transport.write(message)
+        if self._relayed is not None:
+            self._relayed.last_word()  # this was the last one
 
     def _refuse(self, error: TeleportDBError) -> None:
         """A session that never began: say so to the client and to the log."""
@@ -492,6 +494,8 @@ class Session:
                 self._relay.stop()
                 self._relayed.lost()
                 self._record.lost(self._executions)
+                if word := self._relayed.last_word():
+                    self._transport.write(word)
             self._record.end(reason)
         for waiting in (self._running, self._cancelling):
             if waiting is not None:

@@ -65,6 +65,11 @@ class Outcomes:
         """Whether the database has answered all that it was asked."""
         return not self.owed
 
+    @property
+    def in_query(self) -> bool:
+        """Whether it is a Query that the database answers next, or goes on to answer."""
+        return bool(self.owed) and self.owed[0].kind == QUERY
+
     def answered(self, answers: Sequence[Answer]) -> None:
         """The database has given these answers; fills :attr:`done`.
 
@@ -88,8 +93,8 @@ class Outcomes:
         self._rows += rows
         self._size += size
         for entry in self.owed:
-            if isinstance(entry, Execution):
-                entry.lost = not entry.sqlstate
+            if isinstance(entry, Execution) and not entry.sqlstate:
+                entry.lost = True
                 self._finish(entry)
         self.owed.clear()
 
@@ -219,7 +224,8 @@ class Outcomes:
                 if head.kind == QUERY:
                     self.names.statements.drop(b"")
                 self._last = 0
-                self._finish(head)
+                if not head.sqlstate:
+                    self._finish(head)
             # Anything else was ready before: it answers a Sync that was taken to be swallowed.
         if self._doubt == 1 and not any(entry.kind == SYNC for entry in owed):
             self._doubt = 0
@@ -243,7 +249,10 @@ class Outcomes:
                 self._last = 0
             return
         if head.kind in (QUERY, FUNCTION):
-            head.sqlstate, head.answered = sqlstate, True
+            if not head.sqlstate:
+                # Nothing of it runs any more, and the server sends this at once: the client may see it alone.
+                head.sqlstate, head.answered = sqlstate, True
+                self._finish(head)
             if head.copying:
                 # Nothing is skipped behind a Query, so only how often the server is ready is in doubt.
                 head.copying = False

@@ -111,6 +111,11 @@ class BackendWalk:
         """Whether all that was received made whole messages."""
         return not (self._left or self._rest)
 
+    @property
+    def begun(self) -> int:
+        """Bytes of a message's beginning, too few to tell what it is."""
+        return len(self._rest)
+
     def feed(self, data: bytes) -> Sequence[Answer]:
         """Take a chunk from the database; RemoteProtocolError when it cannot be PostgreSQL's."""
         left, size = self._left, len(data)

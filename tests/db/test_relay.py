@@ -12,12 +12,13 @@ from zope.interface.verify import verifyObject
 from teleport_db.db.relay import MAX_UNSYNCED, BackendRelay, FrontendRelay, Gate
 from teleport_db.errors import AuditUnavailable, RemoteProtocolError, TeleportDBError
 from teleport_db.pgwire.executions import MAX_OWED, Executions
-from teleport_db.pgwire.messages import SYNC, message, ready_for_query
+from teleport_db.pgwire.messages import SYNC, error_response, message, ready_for_query
 from teleport_db.pgwire.prepared import Execution
 from tests.pgwire.wire import bind, copy_data, execute, parse, query
 
 READY = ready_for_query()
-ANSWER = message(b"T", b"abc") + message(b"D", bytes(20)) + message(b"C", b"SELECT 1\0") + READY
+COMPLETE = message(b"C", b"SELECT 1\0")
+ANSWER = message(b"T", b"abc") + message(b"D", bytes(20)) + COMPLETE + READY
 
 
 class RelayCase(SynchronousTestCase):
@@ -210,7 +211,8 @@ class BackendTests(RelayCase):
 
     def test_full(self) -> None:
         """A result that cannot be recorded is not seen, and what was seen before it ended or did not."""
-        for cut in (0, 3, len(ANSWER) - 20, len(ANSWER) - 6):
+        rows = len(ANSWER) - len(COMPLETE + READY)
+        for cut, seen in ((0, 0), (3, 3), (rows, rows), (rows + len(COMPLETE), rows)):
             self.setUp()
             self.relay.receive(query(b"one"))
             self.backend.receive(ANSWER[:cut])
@@ -218,8 +220,56 @@ class BackendTests(RelayCase):
             self.full = True
             self.backend.receive(ANSWER[cut:])
             self.assertEqual(self.journal[-1], ("failed", AuditUnavailable))
-            self.assertEqual(self.gone("client"), ANSWER[:cut])
+            self.assertEqual(self.gone("client"), ANSWER[:seen])
             self.assertEqual(self.backend.between_messages, whole)
+
+    def test_last_word(self) -> None:
+        """Wherever the server's buffer ends, the client sees no statement complete that has no result yet."""
+        rows = len(ANSWER) - len(COMPLETE + READY)
+        for more in range(len(READY)):
+            self.setUp()
+            self.relay.receive(query(b"one"))
+            end = rows + len(COMPLETE) + more
+            self.backend.receive(ANSWER[:end])
+            self.assertEqual(self.gone("client"), ANSWER[:rows])
+            self.assertTrue(self.backend.between_messages)
+            self.backend.receive(ANSWER[end:])
+            self.assertEqual(self.journal[-2:], [("result", [1]), ("client", ANSWER[rows:])])
+
+    def test_ends_before_it_is_ready(self) -> None:
+        """What a database says last is there for who ends the session, once; what came of the Query is unknown."""
+        self.relay.receive(query(b"one"))
+        self.backend.receive(COMPLETE)
+        self.backend.lost()
+        (one,) = self.executions.done
+        assert isinstance(one, Execution)
+        self.assertEqual((one.lost, one.tags), (True, (b"SELECT 1",)))
+        self.assertEqual([self.backend.last_word(), self.backend.last_word()], [COMPLETE, b""])
+
+    def test_not_the_last_word(self) -> None:
+        """What the server says behind it brings it on: a notice, another statement; of an Execute it is the last."""
+        for said in (message(b"N", b"hint"), ANSWER):
+            self.setUp()
+            self.relay.receive(query(b"one;two"))
+            self.backend.receive(COMPLETE)
+            self.assertEqual(self.gone("client"), b"")
+            self.backend.receive(said)
+            self.assertEqual(self.gone("client"), COMPLETE + said)
+        self.setUp()
+        self.relay.receive(parse(b"", b"one") + bind(b"", b"") + execute(b"") + SYNC)
+        self.backend.receive(message(b"1") + message(b"2") + COMPLETE)
+        self.assertEqual([what for what, _ in self.journal[-2:]], ["result", "client"])
+
+    def test_error_first(self) -> None:
+        """The server sends an error at once, and is ready later: the result is recorded before the error is seen."""
+        self.relay.receive(query(b"one"))
+        wrong = error_response("ERROR", "22012", "division by zero")
+        self.backend.receive(COMPLETE + wrong)
+        self.assertEqual(self.journal[-2:], [("result", [1]), ("client", COMPLETE + wrong)])
+        self.backend.receive(READY)
+        self.assertEqual(self.journal[-1], ("client", READY))
+        self.backend.lost()
+        self.assertEqual(self.executions.done, [])
 
     def test_nonsense(self) -> None:
         """A hostile server ends its session; what it said with it is not passed on."""

@@ -325,10 +325,12 @@ class OutcomeTests(Case):
     def test_several_statements(self) -> None:
         """One result for a Query, with every tag up to a bound, and the last error."""
         self.both.client(query(b"a;b;c"))
-        self.both.server(message(b"C", b"UPDATE 2\0") * (MAX_TAGS + 5) + error_response("ERROR", "22012", "zero"))
+        self.both.server(message(b"C", b"UPDATE 2\0") * (MAX_TAGS + 5))
         self.assertEqual(self.both.results, [])
-        self.both.server(READY)
+        self.both.server(error_response("ERROR", "22012", "zero"))
         one = self.result()
+        self.both.server(READY)
+        self.assertEqual(self.both.results, [one])
         self.assertEqual((len(one.tags), one.completed), (MAX_TAGS, MAX_TAGS + 5))
         self.assertEqual((one.affected, one.success, one.sqlstate), (2 * (MAX_TAGS + 5), False, "22012"))
 

@@ -11,6 +11,9 @@ the same bytes.  Pure: bytes in, a value out (RFC 8446 sections 4.1.2 and 5.1)::
 
 from __future__ import annotations
 
+from struct import Struct
+from struct import error as StructError
+
 import attrs
 
 from teleport_db.errors import RemoteProtocolError
@@ -24,7 +27,13 @@ MAX_RECORDS = 64
 CLIENT_HELLO = 1
 SERVER_NAME = 0
 ALPN = 16
+PRE_SHARED_KEY = 41
 SUPPORTED_VERSIONS = 43
+
+#: Where the vectors of a hello begin: behind the headers of record and handshake, the version and the random bytes.
+HELLO_VECTORS = 5 + 4 + 2 + 32
+
+_EXTENSION = Struct(">HH").unpack_from
 
 
 @attrs.frozen
@@ -75,6 +84,29 @@ def parse(data: bytes) -> NeedMore | ClientHello:
         if at > len(data):
             return _more(len(data), max(at - len(data), wanted - len(hello)))
     raise RemoteProtocolError("the TLS ClientHello is in too many pieces")
+
+
+def resumes(data: bytes) -> bool:
+    """Whether a ClientHello offers to resume a session of TLS 1.3.
+
+    A look for the one extension only (RFC 8446 section 4.2.11), at a hello that is whole in its first record; of
+    anything else it says no.
+    """
+    try:
+        at = HELLO_VECTORS
+        at += 1 + data[at]  # session_id
+        at += 2 + (data[at] << 8 | data[at + 1])  # cipher_suites
+        at += 1 + data[at]  # compression
+        end = at + 2 + (data[at] << 8 | data[at + 1])
+        at += 2
+        while at < end:
+            kind, length = _EXTENSION(data, at)
+            if kind == PRE_SHARED_KEY:
+                return True
+            at += 4 + length
+    except (IndexError, StructError):
+        pass
+    return False
 
 
 def _more(have: int, missing: int) -> NeedMore:

@@ -8,8 +8,9 @@ import ssl
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.clienthello import MAX_HELLO, ClientHello, NeedMore, parse
+from teleport_db.clienthello import MAX_HELLO, ClientHello, NeedMore, parse, resumes
 from teleport_db.errors import RemoteProtocolError
+from tests.net import material
 
 
 def hello(
@@ -49,6 +50,50 @@ def built(extensions: bytes, *, tail: bytes = b"") -> bytes:
 
 def extension(kind: int, body: bytes) -> bytes:
     return kind.to_bytes(2, "big") + len(body).to_bytes(2, "big") + body
+
+
+def resuming() -> tuple[bytes, bytes]:
+    """The first hello of a client, and that of the one that resumes its session."""
+    server, client = material.server_context(), material.client_context()
+    hellos: list[bytes] = []
+    session = None
+    for _ in range(2):
+        up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+        ours = client.wrap_bio(down, up, server_hostname="server.test", session=session)
+        theirs = server.wrap_bio(up, down, server_side=True)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            ours.do_handshake()
+        hellos.append(up.read())
+        up.write(hellos[-1])
+        for step in (theirs.do_handshake, ours.do_handshake, theirs.do_handshake, ours.read):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                step()
+        session = ours.session
+    return hellos[0], hellos[1]
+
+
+class Resuming(SynchronousTestCase):
+    """Whether a client offers to resume a session."""
+
+    def test_resumes(self) -> None:
+        """It does with the extension for it, and only then."""
+        first, second = resuming()
+        self.assertFalse(resumes(first))
+        self.assertTrue(resumes(second))
+        self.assertFalse(resumes(hello(version=ssl.TLSVersion.TLSv1_2)))
+
+    def test_not_whole(self) -> None:
+        """What is cut short, or no hello, says nothing and breaks nothing."""
+        _, second = resuming()
+        for cut in range(len(second)):
+            resumes(second[:cut])
+        self.assertFalse(resumes(second[:60]))
+        dice = random.Random(7)
+        for _ in range(2000):
+            resumes(dice.randbytes(dice.randrange(200)))
+            mutated = bytearray(second)
+            mutated[dice.randrange(len(second))] = dice.randrange(256)
+            resumes(bytes(mutated))
 
 
 class Reading(SynchronousTestCase):

@@ -76,6 +76,7 @@ def server_context(
     client_required: bool = False,
     alpn: Sequence[str] = (),
     lenient_clients: bool = False,
+    tickets: bool = True,
 ) -> ssl.SSLContext:
     """The server's side of handshakes.
 
@@ -84,6 +85,7 @@ def server_context(
     :param alpn: protocols in the order of preference.
     :param lenient_clients: a missing or expired certificate passes the handshake, so that the caller can
         refuse in words; :func:`peer_identity` must then be given a time.
+    :param tickets: whether clients are given a ticket by which they may resume their session.
 
     Raises ConfigError for PEM that cannot be used.
     """
@@ -91,8 +93,9 @@ def server_context(
         raise ValueError("without client_cas no client could be let in")
     context = _context(ssl.PROTOCOL_TLS_SERVER, pair, alpn)
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
-    # None at all costs clients without TCP_NODELAY 40 ms a connection, more cost us a record each.
-    context.num_tickets = 1
+    # None at all costs clients without TCP_NODELAY 40 ms a connection, unless the last they sent is acknowledged at
+    # once; more than one cost us a record each.
+    context.num_tickets = 1 if tickets else 0
     if client_cas:
         _trust(context, client_cas)
         required = client_required and not lenient_clients

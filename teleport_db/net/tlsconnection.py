@@ -47,6 +47,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from teleport_db.clienthello import resumes
 from teleport_db.errors import ConnectionTrouble
 from teleport_db.net.tlserrors import trouble
 
@@ -95,7 +96,7 @@ class TLSLayer(Protocol):
         :class:`~teleport_db.errors.TeleportDBError`, or with what ``check`` raised.
     :param connected: called once, just after ``upper`` was connected and before it is given data.
     :param session: of an earlier connection with this context, to be resumed if the server will.
-    :param ended: given the session of this one at its end, when it can be resumed.
+    :param resumable: given the session of this one, once, when the server has given a ticket for it.
 
     After the handshake: ``peer_certificate`` (DER), ``alpn``, ``version`` (as ``"TLSv1.3"``), ``resumed``: then nobody
     has checked the certificate anew.
@@ -121,15 +122,18 @@ class TLSLayer(Protocol):
         failed: Callable[[Failure], None] | None = None,
         connected: Callable[[], None] | None = None,
         session: ssl.SSLSession | None = None,
-        ended: Callable[[ssl.SSLSession], None] | None = None,
+        resumable: Callable[[ssl.SSLSession], None] | None = None,
     ) -> None:
         self.protocol = upper
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname, session=session
-        )
-        self._ended = ended
+        self._context: ssl.SSLContext | None = context  # of a server that has heard nothing yet
+        if not server_side:
+            self._context = None
+            self._tls = context.wrap_bio(
+                self._incoming, self._outgoing, server_hostname=server_hostname, session=session
+            )
+        self._resumable = resumable
         self._check = check
         self._failed = failed
         self._connected = connected
@@ -158,10 +162,25 @@ class TLSLayer(Protocol):
     # The handshake.
 
     def connectionMade(self) -> None:
-        """The transport below is there: the handshake starts."""
+        """The transport below is there: the handshake starts, on a server with the first bytes of the client."""
         self._state = State.HANDSHAKE
         self._timer = self._clock.callLater(self._timeout, self._timed_out)
-        self._shake()
+        if self._context is None:
+            self._shake()
+
+    def _begin(self, context: ssl.SSLContext, first: bytes) -> None:
+        """Make a server's end of TLS, now that a client says something.
+
+        One that resumes a session has a ticket, and is given no other: to make one costs a quarter of that handshake.
+        """
+        self._context = None
+        tickets = context.num_tickets
+        if tickets and resumes(first):
+            context.num_tickets = 0  # as it is now, so a connection stays
+        try:
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        finally:
+            context.num_tickets = tickets
 
     def _timed_out(self) -> None:
         self._timer = None
@@ -201,16 +220,14 @@ class TLSLayer(Protocol):
         self._cancel_timer()
         self._state = State.OPEN
         connected, self._connected, self._check, self._failed = self._connected, None, None, None
-        # A server's last flight carries the session tickets; it goes down as one write.
-        self._flush()
-        if self._state is not State.OPEN:
-            return
         self._delivering = True
         try:
             self.protocol.makeConnection(self)
             if connected is not None:
                 connected()
         finally:
+            # The handshake's last flight goes down with what the protocol above said at once, as one write.
+            self._flush()
             self._delivering = False
         self._deliver()
 
@@ -247,6 +264,8 @@ class TLSLayer(Protocol):
             if not (self._paused or self._delivering):
                 self._deliver()
         elif self._state is State.HANDSHAKE:
+            if self._context is not None:
+                self._begin(self._context, data)
             self._incoming.write(data)
             self._handshake_bytes += len(data)
             self._shake()
@@ -266,7 +285,10 @@ class TLSLayer(Protocol):
             try:
                 data = read(RECORD)
             except ssl.SSLWantReadError:
-                continue  # a part of a record, or TLS's own messages
+                # A part of a record, or TLS's own messages: the first of these are a server's tickets.
+                if self._resumable is not None:
+                    self._keep_session()
+                continue
             except ssl.SSLZeroReturnError:
                 data = b""
             except ssl.SSLError as error:
@@ -280,6 +302,13 @@ class TLSLayer(Protocol):
             pieces.append(data)
             size += len(data)
         return b"".join(pieces)
+
+    def _keep_session(self) -> None:
+        """Give the session away if it can be resumed; asked once, because to ask costs a copy of it."""
+        resumable, self._resumable = self._resumable, None
+        session = self._tls.session
+        if resumable is not None and session is not None and session.has_ticket:
+            resumable(session)
 
     def _feed(self) -> bool:
         """Give OpenSSL a piece of the backlog, if there is one."""
@@ -386,7 +415,10 @@ class TLSLayer(Protocol):
             return
         self._end_below = True
         if self._state is State.HANDSHAKE:
-            self._shake()
+            if self._context is None:
+                self._shake()
+            else:
+                self._fail(Failure(_cut_short()))
         elif self._state is State.OPEN and not self._delivering:
             self._settle()
 
@@ -427,9 +459,9 @@ class TLSLayer(Protocol):
         self.disconnecting = True
         self._producer = None
         self._held.clear()
-        protocol, session = self.protocol, self._tls.session
-        if self._ended is not None and session is not None and session.has_ticket:
-            self._ended(session)
+        protocol = self.protocol
+        if self._resumable is not None:
+            self._keep_session()
         del self._tls, self._incoming, self._outgoing, self.protocol
         protocol.connectionLost(reason)
 
@@ -522,6 +554,7 @@ class TLSLayer(Protocol):
         if self._producer is not None:
             self._producer = None
             self.transport.unregisterProducer()
+        self._flush()
         self._close_below()
 
     def abortConnection(self) -> None:

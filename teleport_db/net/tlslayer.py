@@ -33,6 +33,9 @@ __all__ = ["State", "TLSClientEndpoint", "TLSLayer", "TLSServerFactory"]
 
 Check = Callable[[TLSLayer], None]
 
+#: Seconds for which a session is resumed.  To take over the ticket of each connection would cost more than this saves.
+RESUME_SECONDS = 60.0
+
 #: A context, or what gives the present one: certificates are renewed while an endpoint lives.
 Context = ssl.SSLContext | Callable[[], ssl.SSLContext]
 
@@ -60,7 +63,8 @@ class TLSClientEndpoint:
     :param check: called after the name was verified; what it raises fails the connection.
     :param timeout: seconds for the handshake; connecting is the endpoint's own affair.
     :param resume: whether to resume the session of an earlier connection, which costs half of a handshake.  Its
-        certificate is checked again but for the authority's signature, and a new context resumes nothing.
+        certificate is checked again but for the authority's signature; a new context resumes nothing, nor is
+        anything resumed for longer than :data:`RESUME_SECONDS`.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class TLSClientEndpoint:
     ) -> None:
         self._endpoint, self._context, self._clock = endpoint, _giver(context), clock
         self._resume = resume
-        self._session: tuple[ssl.SSLContext, ssl.SSLSession] | None = None
+        self._session: tuple[ssl.SSLContext, ssl.SSLSession, float] | None = None  # and until when it is good
         self._name, self._check, self._timeout = name, check, timeout
         if server_hostname is None and name is not None and not is_address(name):
             server_hostname = name
@@ -88,6 +92,8 @@ class TLSClientEndpoint:
 
     def verify(self, layer: TLSLayer) -> None:
         """The certificate is for our name, and the caller's check passes."""
+        if not layer.resumed:
+            self._session = None  # there was none, or the server knows it no more
         if self._name is not None:
             if layer.peer_certificate is None:
                 raise AuthenticationFailed(f"{self._name} has no certificate")
@@ -111,11 +117,12 @@ class TLSClientEndpoint:
 
     def layer(self, upper: Any, attempt: _Attempt) -> TLSLayer:
         """The layer of one attempt."""
-        context = self._context()
-        kept = self._session if self._session is not None and self._session[0] is context else None
+        context, kept = self._context(), self._session
+        if kept is not None and (kept[0] is not context or self._clock.seconds() >= kept[2]):
+            kept = self._session = None
 
-        def ended(session: ssl.SSLSession) -> None:
-            self._session = context, session
+        def resumable(session: ssl.SSLSession) -> None:
+            self._session = context, session, self._clock.seconds() + RESUME_SECONDS
 
         return TLSLayer(
             upper,
@@ -128,7 +135,7 @@ class TLSClientEndpoint:
             failed=attempt.fail,
             connected=attempt.connected,
             session=None if kept is None else kept[1],
-            ended=ended if self._resume else None,
+            resumable=resumable if self._resume and kept is None else None,
         )
 
 

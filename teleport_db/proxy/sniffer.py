@@ -110,6 +110,9 @@ class Sniffer(Protocol):
     def _shaken(self) -> None:
         """The handshake is done; a ClientHello alone says nothing."""
         self._shaking = False
+        acknowledge = getattr(self.transport, "acknowledge", None)
+        if acknowledge is not None:
+            acknowledge()  # whoever is given no ticket might wait for it
         if self._said:
             self._settle()
 

@@ -33,7 +33,7 @@ from teleport_db.errors import AuditUnavailable, AuthenticationFailed, ConfigErr
 from teleport_db.identity import Identity, auth_name
 from teleport_db.net.http import BoundedSite
 from teleport_db.net.origin import OriginSigner
-from teleport_db.net.tcp import connector, listen
+from teleport_db.net.tcp import ACKNOWLEDGES, connector, listen
 from teleport_db.net.tlslayer import TLSClientEndpoint
 from teleport_db.proxy.barred import KINDS, Barred
 from teleport_db.proxy.forward import Forwarder
@@ -140,7 +140,12 @@ class ProxyProcess(Service):
             host.context(
                 "postgres",
                 lambda held: server_context(
-                    held.server, client_cas=[held.user_ca], lenient_clients=True, alpn=[ALPN_POSTGRESQL]
+                    held.server,
+                    client_cas=[held.user_ca],
+                    lenient_clients=True,
+                    alpn=[ALPN_POSTGRESQL],
+                    # No client of PostgreSQL resumes a session, and nor does its server offer that.
+                    tickets=not ACKNOWLEDGES,
                 ),
             ),
         )

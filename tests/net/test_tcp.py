@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
 
+from teleport_db.db.limits import certificate_end
 from teleport_db.errors import AuthenticationFailed, ConnectionTrouble
 from teleport_db.net import tcp
 from teleport_db.net.tlslayer import TLSClientEndpoint, TLSServerFactory
@@ -126,6 +127,26 @@ class Writing(Case):
                 self.assertEqual((idle, idle + interval * count), (120, 300))
         client.transport.loseConnection()
         yield client.over
+
+    @inlineCallbacks
+    def test_acknowledge(self) -> Any:
+        """The kernel can be had to acknowledge at once after it has begun to take its time."""
+        if not tcp.ACKNOWLEDGES:
+            raise SkipTest("this system cannot be asked to")
+        port = self.listen(lambda: Waiting(on_data=echo))
+        client = Waiting(enough=5)
+        yield self.connect(port, client)
+        client.transport.write(b"hello")
+        yield client.full
+        (server,) = self.accepted
+        quick = socket.IPPROTO_TCP, socket.TCP_QUICKACK
+        server.transport.getHandle().setsockopt(*quick, 0)
+        server.transport.acknowledge()
+        self.assertTrue(server.transport.getHandle().getsockopt(*quick))
+        client.transport.loseConnection()
+        yield client.over
+        yield server.over
+        server.transport.acknowledge()
 
     @inlineCallbacks
     def test_at_once(self) -> Any:
@@ -674,8 +695,39 @@ class RealTLS(Case):
         contexts.append(material.client_context(pem=material.client_pem()))
         yield talk(renewed)
         self.assertEqual([layer.resumed for layer in layers[3:]], [False] * 4)
-        clock.later = 20 * 86400.0
-        trouble = yield self.assertFailure(talk(resuming), AuthenticationFailed)
+
+    @inlineCallbacks
+    def test_resumed_for_a_while(self) -> Any:
+        """After a minute the certificate is verified in full again; until then its time is, at each connection."""
+        layers: list[Any] = []
+        port = self.listen(lambda: Waiting(on_data=echo), self.tls(clients=True))
+        clock = Ahead()
+        endpoint = TLSClientEndpoint(
+            tcp.connector(reactor, "127.0.0.1", port),
+            material.client_context(pem=material.client_pem()),
+            name="server.test",
+            clock=clock,  # type: ignore[arg-type]
+            check=layers.append,
+            resume=True,
+        )
+
+        @inlineCallbacks
+        def talk() -> Any:
+            client = Waiting(enough=1)
+            yield endpoint.connect(Factory.forProtocol(lambda: client))
+            client.transport.write(b"x")
+            yield client.full
+            client.transport.loseConnection()
+            yield client.over
+
+        for later in (0.0, 59.0, 61.0, 62.0):
+            clock.later = later
+            yield talk()
+        self.assertEqual([layer.resumed for layer in layers], [False, True, False, True])
+        clock.later = certificate_end(layers[0].peer_certificate) - reactor.seconds() - 30
+        yield talk()
+        clock.later += 40
+        trouble = yield self.assertFailure(talk(), AuthenticationFailed)
         self.assertIn("expired", str(trouble))
 
     @inlineCallbacks

@@ -36,6 +36,7 @@ class Ends:
         client_context: ssl.SSLContext | None = None,
         check: Callable[[TLSLayer], None] | None = None,
         client_check: Callable[[TLSLayer], None] | None = None,
+        **more: Any,
     ) -> None:
         self.clock = Clock()
         self.client = client or Recorder()
@@ -49,6 +50,7 @@ class Ends:
             clock=self.clock,
             check=client_check,
             failed=lambda failure: self.failed("client", failure),
+            **more,
         )
         self.below_server: Any = TLSLayer(
             self.server,
@@ -122,6 +124,45 @@ class Handshakes(SynchronousTestCase):
                 self.assertIsInstance(ends.client.reason.value, ConnectionDone)
                 self.assertEqual(ends.clock.getDelayedCalls(), [])
                 self.assertEqual(ends.failures, {})
+
+    def test_tickets(self) -> None:
+        """A server gives a ticket to who has none, and no other to who resumes a session by it."""
+        context, client_context = material.server_context(), material.client_context()
+        before, found = context.num_tickets, []
+        session: ssl.SSLSession | None = None
+        for _ in range(3):
+            given: list[ssl.SSLSession] = []
+            ends = Ends(server_context=context, client_context=client_context, session=session, resumable=given.append)
+            wire = ends.join()
+            flights: list[bytes] = []
+            self.tap(ends.below_server.transport, flights)
+            wire.flush()
+            ends.client.transport.loseConnection()
+            found.append((ends.below_client.resumed, len(flights)))
+            session = session or given[0]
+        self.assertEqual(found, [(False, 2), (True, 1), (True, 1)])
+        self.assertEqual(context.num_tickets, before)
+
+    @staticmethod
+    def tap(transport: Any, written: list[bytes]) -> None:
+        """Note what is written to a transport."""
+        write = transport.write
+
+        def noted(data: bytes) -> None:
+            written.append(data)
+            write(data)
+
+        transport.write = noted
+
+    def test_last_flight(self) -> None:
+        """What is said as soon as the handshake is done goes down in one write with the handshake's end."""
+        ends = Ends(Recorder(greeting=b"question"), Recorder())
+        writes: list[bytes] = []
+        wire = ends.join()
+        self.tap(ends.below_client.transport, writes)
+        wire.flush()
+        self.assertEqual(ends.server.data, b"question")
+        self.assertEqual(len(writes), 1, "the ClientHello was written before")
 
     def test_every_cut(self) -> None:
         """Any one cut of what a client sends, from ClientHello to close_notify, changes nothing."""

@@ -22,6 +22,7 @@ import attrs
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import (
+    IAddress,
     IDelayedCall,
     IProtocol,
     IProtocolFactory,
@@ -134,6 +135,18 @@ class _AskForTLS(Protocol):
             ready.errback(DatabaseUnreachable("the database closed the connection before TLS"))
 
 
+class _Asking(Factory):
+    """Makes one :class:`_AskForTLS`."""
+
+    noisy = False
+
+    def __init__(self, upper: IProtocol, ready: Deferred[IProtocol]) -> None:
+        self._upper, self._ready = upper, ready
+
+    def buildProtocol(self, addr: IAddress | None) -> _AskForTLS:
+        return _AskForTLS(self._upper, self._ready)
+
+
 @implementer(IStreamClientEndpoint)
 class PostgresEndpoint:
     """Connects and has TLS accepted; what the factory builds starts its handshake at once."""
@@ -148,7 +161,7 @@ class PostgresEndpoint:
         ready: Deferred[IProtocol] = Deferred()
         upper = factory.buildProtocol(IPv4Address("TCP", "", 0))
         assert upper is not None
-        asking: Any = await self._endpoint.connect(Factory.forProtocol(lambda: _AskForTLS(upper, ready)))
+        asking: Any = await self._endpoint.connect(_Asking(upper, ready))
         try:
             return await ready
         except BaseException:
@@ -317,6 +330,16 @@ class Backend(Protocol):
             self.lost(reason)
 
 
+class _Backends(Factory):
+    """Makes the connections of all sessions."""
+
+    noisy = False
+    protocol = Backend
+
+
+_BACKENDS = _Backends()
+
+
 def database_endpoint(
     endpoint: IStreamClientEndpoint, context: ssl.SSLContext, host: str, clock: IReactorTime, *, wildcard: bool = False
 ) -> IStreamClientEndpoint:
@@ -342,7 +365,7 @@ async def open_backend(
     try:
         backend: Any = (
             await database_endpoint(endpoint, credentials.context, host, clock, wildcard=credentials.wildcard)
-            .connect(Factory.forProtocol(Backend))
+            .connect(_BACKENDS)
             .addTimeout(LOGIN_SECONDS, clock)
         )
     except DatabaseUnreachable:

@@ -166,6 +166,11 @@ class Gateway:
     clock: IReactorTime
     strangers: Allowance = attrs.field(factory=lambda: Allowance(STRANGERS_A_MINUTE))
     cancels: Allowances = attrs.field(factory=lambda: Allowances(CANCELS_A_MINUTE))
+    agents: Factory = attrs.field(init=False)
+
+    @agents.default
+    def _agents(self) -> Factory:
+        return AgentSides(self.clock)
 
     def identify(self, certificate: bytes | None) -> tuple[Identity, DatabaseRoute]:
         """Who holds this certificate and where it leads; AuthenticationFailed with words for psql."""
@@ -271,6 +276,18 @@ class AgentSide(Side):
             self.answered.errback(reason)
 
 
+class AgentSides(Factory):
+    """Makes the agents' ends of all sessions."""
+
+    noisy = False
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+
+    def buildProtocol(self, addr: IAddress | None) -> AgentSide:
+        return AgentSide(self._clock)
+
+
 class PostgresFrontend(Side):
     """One client above its TLS."""
 
@@ -350,7 +367,7 @@ class PostgresFrontend(Side):
         full = 0
         for endpoint in endpoints:
             try:
-                connecting = endpoint.connect(Factory.forProtocol(lambda: AgentSide(clock)))
+                connecting = endpoint.connect(self._gateway.agents)
                 agent: Any = await connecting.addTimeout(STREAM_SECONDS, clock)
             except CancelledError:
                 raise

@@ -75,6 +75,10 @@ class AuditCalls:
             raise NotFound("the audit log has no line yet")
         return {"checkpoint": checkpoint.line.decode("ascii").rstrip("\n")}
 
+    async def list_sinks(self, call: Call) -> dict[str, Any]:
+        """Where the log is sent on to, and how far each of those is."""
+        return {"sinks": self._server.sinks(), "last": self._server.audit.position.count}
+
     async def list_sessions(self, call: Call) -> dict[str, Any]:
         """Recorded sessions, the newest first: the caller's own, or all for who may list them."""
         limit = call.whole("limit")

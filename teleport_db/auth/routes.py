@@ -74,6 +74,7 @@ ROUTES = (
     Route("GET", "/v1/databases", "databases", user=True, hosts=("proxy",)),
     Route("GET", "/v1/audit", "search_audit", rule=("event", "list")),
     Route("POST", "/v1/audit/checkpoint", "make_checkpoint", rule=("event", "list")),
+    Route("GET", "/v1/audit/sinks", "list_sinks", rule=("event", "list")),
     Route("GET", "/v1/sessions", "list_sessions", user=True),
     Route("GET", "/v1/sessions/<sid>/events", "session_events", user=True),
     Route("GET", "/v1/access/explain", "explain_access", user=True),

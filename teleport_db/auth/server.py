@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -123,6 +123,7 @@ class AuthServer:
     :param proxy_address: ``host:port`` that invites and ``tctl`` name.
     :param hasher: of passwords; tests take a cheap one.
     :param lost_after: seconds of silence after which an agent's sessions are ended for it.
+    :param sinks: gives the state of each sink of the audit log.
 
     The parts are there after :meth:`start`.
     """
@@ -145,8 +146,10 @@ class AuthServer:
         proxy_address: str = "",
         hasher: PasswordHasher | None = None,
         lost_after: float = LOST_SECONDS,
+        sinks: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self.backend = backend
+        self.sinks = sinks
         self.audit = audit
         self.cluster_name = cluster_name
         #: Limits of sessions that hold beside those of roles.

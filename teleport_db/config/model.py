@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from teleport_db.amazon import Kind, parse_endpoint
+from teleport_db.config.sinks import Sink
 from teleport_db.errors import ConfigError
 from teleport_db.hostport import host_port
 
@@ -229,11 +230,13 @@ class AuditFiles:
     :param max_file: bytes from which on the next file is begun.
     :param retention: seconds after which a file is removed, counted from its last line; 0 for never.
     :param compress: whether files that are closed are packed.
+    :param sinks: where the log is sent on to.
     """
 
     max_file: int = 64 << 20
     retention: float = 0.0
     compress: bool = True
+    sinks: tuple[Sink, ...] = ()
 
 
 @attrs.frozen

@@ -48,6 +48,7 @@ from teleport_db.config.readers import (
     section,
     text_of,
 )
+from teleport_db.config.sinks import Sink
 from teleport_db.config.yamltext import Node, compose
 
 _SEVERITIES = {"debug": "debug", "info": "info", "warn": "warning", "warning": "warning", "error": "error"}
@@ -226,6 +227,12 @@ def _proxy(node: Node) -> ProxyService:
     return proxy
 
 
+def _sinks(node: Node) -> tuple[Sink, ...]:
+    from teleport_db.config.sinkreaders import audit_sinks  # few files have one
+
+    return audit_sinks(node)
+
+
 # The tables
 
 _teleport = section(
@@ -272,6 +279,7 @@ _auth = section(
                 "max_file": scalar(values.parse_size),
                 "retention": scalar(values.parse_retention),
                 "compress": scalar(boolean),
+                "sinks": _sinks,
             },
         ),
     },

@@ -171,11 +171,16 @@ _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DAYS = re.compile(r"([0-9]{1,5})d")
 
 
+def bytes_of(text: str) -> int | None:
+    """``64MiB`` in bytes; None for what is no size."""
+    found = _SIZE.fullmatch(text)
+    return int(found[1]) * _UNITS[found[2]] if found else None
+
+
 def parse_size(text: str) -> int:
     """How large a file of the audit log grows, in bytes: ``64MiB``."""
-    found = _SIZE.fullmatch(text)
-    size = int(found[1]) * _UNITS[found[2]] if found else 0
-    if not 64 << 10 <= size <= 4 << 30:
+    size = bytes_of(text)
+    if size is None or not 64 << 10 <= size <= 4 << 30:
         raise ValueError(f"not a size between 64KiB and 4GiB: {shown(text)} (as in 64MiB)")
     return size
 

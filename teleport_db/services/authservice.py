@@ -15,6 +15,8 @@ from twisted.python.threadpool import ThreadPool
 
 from teleport_db.alpn import ALPN_AUTH, ALPN_JOIN
 from teleport_db.audit.log import AuditLog
+from teleport_db.audit.shipping import ThreadHook
+from teleport_db.audit.sinks.service import Sinks
 from teleport_db.auth.http import auth_site
 from teleport_db.auth.server import AuthServer
 from teleport_db.certs.files import write_secret
@@ -77,6 +79,16 @@ class AuthProcess(Service):
             cluster=config.auth.cluster_name,
         )
         self._closers.add(self.audit.close)
+        self.sinks = Sinks(
+            config.auth.audit.sinks,
+            self.audit,
+            thread=self._sink_thread,
+            cluster=config.auth.cluster_name,
+            hostname=config.teleport.nodename,
+            reactor=reactor,
+        )
+        self._closers.add(self.sinks.stop)
+        self.audit.needed = self.sinks.needed
         self.audit.start()
         self.backend = SQLiteBackend(os.path.join(data, "storage", "state.sqlite"), reactor=reactor, clock=reactor)
         self._closers.add(self.backend.close)
@@ -88,6 +100,7 @@ class AuthProcess(Service):
             config.auth,
             reactor=reactor,
             proxy_address=str(proxy),
+            sinks=self.sinks.statuses,
         )
         self._closers.add(self.server.stop)
         await self.server.start()
@@ -111,11 +124,19 @@ class AuthProcess(Service):
         bound: Any = self.port.getHost()
         self.address = reachable(address.host), bound.port
         self._write_admin(data)
+        self.sinks.start()
         log.info(
             "auth of cluster {cluster} listens on {address}",
             cluster=self.server.cluster_name,
             address=bound,
         )
+
+    def _sink_thread(self, name: str) -> ThreadHook:
+        """A thread for one sink: what waits for its other side keeps no other waiting."""
+        pool = ThreadPool(minthreads=0, maxthreads=1, name=f"audit sink {name}")
+        pool.start()
+        self._closers.add(pool.stop)
+        return partial(deferToThreadPool, self._reactor, pool)
 
     def _check_proxy(self, certificate: bytes) -> None:
         """Only a proxy of this cluster, locked or removed it is none, says where a connection comes from."""

@@ -45,6 +45,7 @@ TABLE: dict[str, set[str]] = {
     "databases": USERS | set("p"),
     "search_audit": RULES | set("x"),
     "make_checkpoint": RULES | set("x"),
+    "list_sinks": RULES | set("x"),
     "list_sessions": USERS,
     "session_events": USERS,
     "explain_access": USERS,
@@ -137,6 +138,7 @@ class TableTests(SynchronousTestCase):
 #: Routes that change nothing, or that only tell what is recorded elsewhere: by the host, or by the agent.
 READS = {
     *("ping", "cas", "status", "show_invite", "watch", "databases", "search_audit", "list_sessions", "session_events"),
+    "list_sinks",
     *("explain_access", "list_access", "list_tokens", "list_resources", "get_resource", "list_devices", "ship_audit"),
     *("make_checkpoint", "begin_device"),
 }

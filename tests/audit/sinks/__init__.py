@@ -1,0 +1,1 @@
+"""Sending the audit log on."""

@@ -1,0 +1,439 @@
+"""A sink gets the log in order, at least once, whatever happens to it; the log never waits for it."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from twisted.internet.defer import Deferred
+
+from teleport_db.audit import logfile
+from teleport_db.audit.sinks.cutting import CUT
+from teleport_db.audit.sinks.delivery import LAST_RETRY, LONGEST_WAIT, REST
+from teleport_db.audit.sinks.reading import Cursor, Place
+from teleport_db.audit.sinks.target import NotTaken
+from teleport_db.audit.sinks.trouble import FAILED, FAILING, RECOVERED
+from teleport_db.config.model import AuditFiles
+from tests.audit.sinks.support import AWAY, FakeTarget, SinkCase
+from tests.audit.test_log import DAY, Thread
+
+
+class OrderTests(SinkCase):
+    """What comes, and when."""
+
+    def test_lines(self) -> None:
+        """What the log has and what comes, byte by byte as it stands there, checkpoints included."""
+        self.write(5)
+        self.begin()
+        self.clock.advance(1)
+        self.write(3)
+        self.clock.advance(1)
+        self.assertEqual(b"".join(batch.data for batch in self.target.batches), self.lines())
+        self.assertEqual(self.target.numbers, list(range(1, 9)))
+        self.assertEqual([batch.begin.sent for batch in self.target.batches], [0, 6])
+
+    def test_gathered(self) -> None:
+        """Lines wait for others to come along; a batch that is full does not."""
+        self.begin()
+        self.write(1)
+        self.clock.advance(0.5)
+        self.write(1)
+        self.assertEqual(self.target.batches, [])
+        self.clock.advance(0.5)
+        self.assertEqual(len(self.target.batches), 1)
+        self.target.max_bytes = 500
+        self.write(10, size=100)
+        self.assertEqual(len(self.target.batches), 2)
+        self.write(1)
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, list(range(1, 14)))
+
+    def test_bounded(self) -> None:
+        """A batch has at most so many bytes and records; a line that is longer comes alone and whole."""
+        self.target = FakeTarget(max_bytes=2000, max_records=3, gather=0)
+        self.write(4)
+        self.write(1, size=9000)
+        self.write(10)
+        self.begin()
+        self.assertEqual(self.target.numbers, list(range(1, 16)))
+        self.assertTrue(all(len(batch.records) <= 3 for batch in self.target.batches))
+        sizes = [len(batch.data) for batch in self.target.batches]
+        self.assertEqual([size for size in sizes if size > 2000], [max(sizes)])
+        self.assertGreater(max(sizes), 9000)
+
+    def test_files(self) -> None:
+        """Rotated, packed and plain files follow each other."""
+        self.reopen(keeping=AuditFiles(max_file=2000)).start()
+        for _ in range(6):
+            self.write(4, size=300)
+            self.clock.advance(DAY)
+        self.assertGreater(len(list(self.directory.glob("*.gz"))), 2)
+        self.begin()
+        self.clock.advance(1)
+        self.assertEqual(b"".join(batch.data for batch in self.target.batches), self.lines())
+
+    def test_packed_meanwhile(self) -> None:
+        """A file that is packed while a sink is in its middle is read on."""
+        self.target = FakeTarget(max_bytes=600, gather=0)
+        self.reopen(keeping=AuditFiles(max_file=2000)).start()
+        self.write(4, size=300)
+        blocked: Deferred[None] = Deferred()
+        self.target.answers = [None, blocked]
+        self.begin()
+        self.assertEqual(len(self.target.batches), 2)
+        self.clock.advance(DAY)
+        self.write(4, size=300)
+        self.clock.advance(DAY)
+        self.write(1)
+        self.assertTrue(list(self.directory.glob("*.gz")))
+        blocked.callback(None)
+        self.clock.advance(1)
+        self.assertEqual(b"".join(batch.data for batch in self.target.batches), self.lines())
+
+    def test_rest(self) -> None:
+        """A rest after each batch, as many times as long as reading it took."""
+        now = [0.0]
+
+        def elapsed() -> float:
+            now[0] += 0.5
+            return now[0]
+
+        self.target = FakeTarget(max_bytes=500, gather=0)
+        self.write(20)
+        self.begin(elapsed=elapsed)
+        self.assertEqual(len(self.target.batches), 0)
+        self.clock.advance(0.5 * REST)
+        self.assertEqual(len(self.target.batches), 1)
+        self.clock.advance(0.5 * REST - 0.1)
+        self.assertEqual(len(self.target.batches), 1)
+        self.clock.advance(0.1)
+        self.assertEqual(len(self.target.batches), 2)
+
+    def test_idle(self) -> None:
+        """A sink that has everything asks for nothing and has no timer."""
+        self.write(3)
+        thread = Thread()
+        self.begin(in_thread=thread)
+        for _ in range(3):
+            thread.finish()
+            self.clock.advance(1)
+        thread.finish()
+        before = [call for call in self.clock.getDelayedCalls() if call.active()]
+        self.assertEqual((len(before), thread.work), (1, []))  # the log's own checkpoint
+
+    def test_begin_now(self) -> None:
+        """A new sink may begin with what comes; from then on it has its cursor."""
+        self.write(5)
+        self.begin(self.sink(begin="now"))
+        self.write(2)
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, [6, 7])
+        self.end()
+        self.write(1)
+        self.begin(self.sink(begin="now"))
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, [6, 7, 8])
+
+    def test_events_alone(self) -> None:
+        """Events without what the log has around them, and without checkpoints."""
+        self.write(2)
+        self.source.emit([{"event": 'odd "name"', "n": 3, "text": 'a","event":{"b'}])
+        self.begin(self.sink(format="events"))
+        self.clock.advance(1)
+        records = self.target.records
+        self.assertEqual([record["n"] for record in records], [1, 2, 3])
+        self.assertEqual(records[0]["uid"], "u1")
+        self.assertEqual(set(records[2]), {"event", "n", "text"})
+        self.assertEqual([batch.end.line for batch in self.target.batches], [4])
+
+    def test_filter(self) -> None:
+        """Globs choose; the cursor goes on also over what is for others."""
+        names = [
+            "db.session.query",
+            "user.login",
+            "user.create",
+            "db.session.start",
+            "xuser.login",
+            "db.session.startx",
+        ]
+        for name in names:
+            self.write(1, name=name)
+        delivery = self.begin(self.sink(format="events", events=("user.*", "db.session.start")))
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, [2, 3, 4])
+        self.write(3)
+        self.clock.advance(1)
+        self.assertEqual((len(self.target.batches), delivery.behind), (1, 0))
+        kept = Cursor.of(self.directory, "one").load()
+        assert kept is not None
+        self.assertEqual((kept[0].line, kept[0].sent), (10, 3))
+
+    def test_damaged(self) -> None:
+        """A line that is no event is complained of, and what is behind it comes."""
+        self.write(3)
+        path = next(self.directory.glob("*.jsonl"))
+        path.write_bytes(path.read_bytes().replace(b'"seq":2,', b'"seq:2,'))
+        self.begin(self.sink(format="events"))
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, [1, 3])
+
+
+class CursorTests(SinkCase):
+    """Nothing is lost by a restart, and nothing sent twice but what nobody knows of."""
+
+    def test_restart(self) -> None:
+        """Another process goes on where the first was, with what its target kept."""
+        self.write(5)
+        self.begin()
+        self.clock.advance(1)
+        self.reopen()
+        self.write(4)
+        target = FakeTarget()
+        self.begin(target=target)
+        self.assertEqual(target.state, {"sent": 6})
+        self.clock.advance(1)
+        self.assertEqual(target.numbers, [6, 7, 8, 9])
+        self.assertEqual(target.batches[0].begin.sent, 6)
+
+    def test_unacknowledged(self) -> None:
+        """What was sent and not acknowledged is sent again, with the same numbers."""
+        self.write(5)
+        self.target.answers = [Deferred()]
+        self.begin()
+        self.clock.advance(1)
+        self.crash()
+        self.reopen()
+        target = FakeTarget()
+        self.begin(target=target)
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, target.numbers)
+        self.assertEqual(target.batches[0].begin.sent, 0)
+
+    def crash(self) -> None:
+        self.end()
+        super().crash()
+
+    def test_unreadable(self) -> None:
+        """A cursor that cannot be read, and one of another log: all is sent."""
+        self.write(5)
+        self.begin()
+        self.clock.advance(1)
+        path = Cursor.of(self.directory, "one").path
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+        good = json.loads(path.read_bytes())
+        for bad in (
+            "",
+            "[]",
+            json.dumps({**good, "v": 2}),
+            json.dumps({**good, "file": "../x"}),
+            json.dumps({**good, "offset": -1}),
+            json.dumps({**good, "chain": "0" * 64}),
+            json.dumps({**good, "offset": good["offset"] + 1}),
+            json.dumps({**good, "offset": 10**9}),
+            json.dumps({**good, "file": "2099-01-01.jsonl"}),
+        ):
+            self.end()
+            path.write_text(bad)
+            target = FakeTarget()
+            self.begin(target=target)
+            self.clock.advance(1)
+            self.assertEqual(target.numbers, [1, 2, 3, 4, 5], bad)
+        self.flushLoggedErrors()
+
+    def test_gap(self) -> None:
+        """What was removed before the sink had it is named in the audit log, and the rest comes."""
+        self.reopen(keeping=AuditFiles(max_file=1000))
+        self.write(1)
+        self.begin()
+        self.clock.advance(1)
+        self.end()
+        for _ in range(3):
+            self.write(4, size=300)
+        for file in logfile.files(self.directory)[:2]:
+            (self.directory / file.name).unlink()
+        target = FakeTarget()
+        self.begin(target=target)
+        self.clock.advance(1)
+        ((event, fields),) = self.said
+        self.assertEqual((event, fields["sink"], fields["first_line"]), ("audit.sink.gap", "one", 3))
+        self.assertEqual(b"".join(batch.data for batch in target.batches), self.lines())
+        first = json.loads(target.batches[0].records[0])["checkpoint"]
+        self.assertEqual(fields["lines"], first["count"] - 2)
+
+    def test_cursor_not_kept(self) -> None:
+        """A cursor that cannot be written stops nothing."""
+        self.begin()
+        path = Cursor.of(self.directory, "one").path
+        path.unlink()
+        path.mkdir()
+        self.write(2)
+        self.clock.advance(1)
+        self.write(2)
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, [1, 2, 3, 4])
+
+
+class TroubleTests(SinkCase):
+    """The other side takes nothing."""
+
+    def test_away(self) -> None:
+        """It is tried again, ever more seldom; nothing is lost, and the log goes on meanwhile."""
+        self.write(2)
+        self.target.answers = [AWAY] * 20
+        delivery = self.begin()
+        self.clock.advance(1)
+        waits = []
+        while self.target.answers:
+            before = self.clock.seconds()
+            left = len(self.target.answers)
+            while len(self.target.answers) == left:
+                self.clock.advance(0.5)
+            waits.append(self.clock.seconds() - before)
+            self.write(1)
+        self.assertEqual(waits[:7], [1, 2, 4, 8, 16, 32, LAST_RETRY])
+        self.assertEqual((delivery.status()["state"], delivery.status()["error"]), ("failing", str(AWAY)))
+        self.clock.advance(LAST_RETRY)
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, list(range(1, self.next_number)))
+        self.assertEqual((delivery.status()["state"], delivery.behind), ("ok", 0))
+
+    def test_events(self) -> None:
+        """The audit log has one event of a failure that lasts, and one of its end; none of a short one."""
+        self.write(1)
+        self.target.answers = [AWAY] * 3
+        self.begin()
+        for _ in range(20):
+            self.clock.advance(1)
+        self.assertEqual((self.target.numbers, self.said), ([1], []))
+        self.target.answers = [AWAY] * 20
+        self.write(1)
+        for _ in range(int(FAILING / 20) + 5):
+            self.clock.advance(20)
+        ((event, fields),) = self.said
+        self.assertEqual((event, fields["sink"], fields["error"]), (FAILED, "one", str(AWAY)))
+        for _ in range(40):
+            self.clock.advance(LAST_RETRY)
+        self.assertEqual([name for name, _ in self.said], [FAILED, RECOVERED])
+        self.assertEqual(self.target.numbers, [1, 2])
+
+    def test_asked_to_wait(self) -> None:
+        """As long as the other side asks for, within bounds."""
+        for asked, waited in ((120.0, 120.0), (1e9, LONGEST_WAIT)):
+            self.target.answers = [NotTaken("answers 429", wait=asked)]
+            count = len(self.target.batches)
+            self.begin()
+            self.write(1)
+            self.clock.advance(1)
+            self.clock.advance(waited - 0.1)
+            self.assertEqual(len(self.target.batches), count)
+            self.clock.advance(0.1)
+            self.assertEqual(len(self.target.batches), count + 1)
+
+    def test_too_large(self) -> None:
+        """A batch is halved until it is taken, in order; the next ones are not larger."""
+        self.target.answers = [NotTaken("413", too_large=True)] * 2
+        self.begin(self.sink(format="events"))
+        self.write(8)
+        self.clock.advance(1)
+        self.assertEqual([len(batch.records) for batch in self.target.batches], [2, 2, 2, 2])
+        self.assertEqual([batch.begin.sent for batch in self.target.batches], [0, 2, 4, 6])
+        self.write(4)
+        self.clock.advance(1)
+        self.assertEqual([len(batch.records) for batch in self.target.batches], [2] * 6)
+        self.assertEqual(self.target.numbers, list(range(1, 13)))
+
+    def test_one_too_large(self) -> None:
+        """An event that is too large alone is cut, and says so; a line of the log is not, it would not verify."""
+        self.target.answers = [NotTaken("413", too_large=True)] * 3
+        self.begin(self.sink(format="events"))
+        self.write(1, size=100_000)
+        self.clock.advance(1)
+        (record,) = self.target.records
+        self.assertEqual((record["n"], record["uid"]), (1, "u1"))
+        self.assertGreater(record[CUT], 80_000)
+        self.target.answers = [NotTaken("413", too_large=True)] * 3
+        delivery = self.begin()
+        self.write(1, size=100_000)
+        self.clock.advance(1)
+        self.assertEqual(delivery.status()["error"], "413")
+        for _ in range(10):
+            self.clock.advance(10)
+        pads = [len(record["event"]["pad"]) for record in self.target.records if "source" in record]
+        self.assertIn(100_000, pads)
+
+    def test_go_back(self) -> None:
+        """A target that is not sure has the log sent again from a place, whether the sink waits or sends."""
+        self.begin()
+        self.write(2)
+        self.clock.advance(1)
+        self.write(2)
+        self.clock.advance(1)
+        self.target.go_back(self.target.batches[1].begin)
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, [1, 2, 3, 4, 3, 4])
+        self.target.answers = [Deferred()]
+        self.write(1)
+        self.clock.advance(1)
+        self.target.go_back(self.target.batches[0].begin)
+        sending = self.target.batches.pop()
+        self.assertEqual(len(sending.records), 1)
+        self.target.answers = []
+        self.delivery._running.cancel()  # type: ignore[union-attr]
+
+    def test_unexpected(self) -> None:
+        """A fault of this program's is in its log, and is tried again."""
+        self.target.answers = [ZeroDivisionError("x")]
+        delivery = self.begin()
+        self.write(1)
+        self.clock.advance(1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertIn("unexpected ZeroDivisionError", delivery.status()["error"])
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, [1])
+
+    def test_unreadable_log(self) -> None:
+        """A log that cannot be read is trouble as any other."""
+        self.write(1)
+        delivery = self.begin()
+        self.clock.advance(1)
+        path = next(self.directory.glob("*.jsonl"))
+        path.rename(self.directory / "away")
+        delivery._reader.close()
+        self.write(1)
+        self.clock.advance(1)
+        self.assertIn("No such file", delivery.status()["error"])
+        (self.directory / "away").rename(path)
+        self.clock.advance(1)
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, [1, 2])
+
+
+class StopTests(SinkCase):
+    """The end of a process."""
+
+    def test_thread(self) -> None:
+        """It has stopped when its thread has, and what was read goes out next time."""
+        thread = Thread()
+        delivery = self.begin(in_thread=thread)
+        thread.finish()
+        self.write(1)
+        self.clock.advance(1)
+        self.assertEqual(len(thread.work), 1)
+        stopped = delivery.stop()
+        self.assertNoResult(stopped)
+        thread.finish()
+        self.successResultOf(stopped)
+        self.assertEqual((self.target.batches, self.target.closed), ([], 1))
+        self.delivery = None
+        self.begin()
+        self.clock.advance(1)
+        self.assertEqual(self.target.numbers, [1])
+
+    def test_place(self) -> None:
+        """A sink that has not found its place holds every file."""
+        thread = Thread()
+        delivery = self.begin(in_thread=thread)
+        self.assertIsNone(delivery.place)
+        self.assertEqual(delivery.status()["state"], "starting")
+        thread.finish()
+        self.assertIsInstance(delivery.place, Place)

@@ -37,6 +37,7 @@ FLOORS = {
     "audit.executions": 1,
     "audit.codes": 1,
     "audit.redaction": 1,
+    "audit.connstrings": 1,
     "audit.sinks.__init__": 1,  # as audit's
     "audit.sinks.cutting": 1,
     "audit.sinks.rfc5424": 1,

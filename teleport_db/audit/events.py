@@ -21,7 +21,8 @@ from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
 from teleport_db.audit.codes import CODES, FAILURE_CODES
-from teleport_db.audit.redaction import STARS, PartRedaction, redact
+from teleport_db.audit.redaction import STARS, PartRedaction, redact, redact_value, speaks_of_secrets
+from teleport_db.pgwire.messages import HEADER_SIZE
 from teleport_db.pgwire.values import readable
 
 __all__ = ["CODES", "FAILURE_CODES", "EncodedEvent", "SessionEvents", "encode", "make_event", "timestamp"]
@@ -100,7 +101,10 @@ class SessionEvents:
     must append it, else the log has a gap.
 
     :param new_uid: a new unique id at each call (:func:`teleport_db.audit.uids.uid_source`).
+    :ivar parameters: whether values that statements are given are recorded.
     """
+
+    parameters = True
 
     def __init__(
         self,
@@ -187,7 +191,12 @@ class SessionEvents:
         self._next -= 1
 
     def malformed(self, now: float, payload: bytes) -> EncodedEvent:
-        """A message that is none of PostgreSQL's; the session ends."""
+        """A message that is none of PostgreSQL's; the session ends.
+
+        Nobody knows what is in it: where that may be a password, or parameters that are not wanted, its header is kept.
+        """
+        if not self.parameters or payload[:1] == b"p" or speaks_of_secrets(payload):
+            payload = payload[:HEADER_SIZE]
         return self._event(now, "db.session.malformed_packet", "TDB06I", {"payload": b64encode(payload).decode()})
 
     def cancel(self, now: float, client_address: str) -> EncodedEvent:
@@ -289,7 +298,7 @@ def text_fields(name: str, data: bytes) -> dict[str, Any]:
 def list_fields(
     name: str, values: Sequence[bytes | None], formats: Sequence[int] = (), types: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """``name`` with texts and nulls, and ``name_base64`` with what cannot be shown as text, by index.
+    """``name`` with texts and nulls, passwords taken out, and ``name_base64`` with what is no text, by index.
 
     :param formats: of the values, as in a Bind.
     :param types: OIDs, as far as they are known; binary values of common types are shown as PostgreSQL shows them.
@@ -302,7 +311,8 @@ def list_fields(
             continue
         format_code = formats[index] if index < len(formats) > 1 else formats[0] if len(formats) == 1 else 0
         try:
-            texts.append(readable(value, types[index] if index < len(types) else 0) if format_code else value.decode())
+            text = readable(value, types[index] if index < len(types) else 0) if format_code else value.decode()
+            texts.append(redact_value(text))
         except ValueError:
             texts.append("")
             binary[str(index)] = b64encode(value).decode()

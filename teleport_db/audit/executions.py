@@ -33,10 +33,9 @@ def _pieces(fields: dict[str, Any]) -> str:
     return _encode(fields)[1:-1] + ","
 
 
-def _text(sql: bytes, sensitive: bool) -> str:
+def _text(sql: bytes) -> str:
     """``"db_query":...,``"""
-    if sensitive:
-        sql = redact(sql)
+    sql = redact(sql)
     try:
         return f'"db_query":{quote(sql.decode())},'
     except UnicodeDecodeError:
@@ -44,17 +43,12 @@ def _text(sql: bytes, sensitive: bool) -> str:
 
 
 class ExecutionEvents(SessionEvents):
-    """The events of one session, those of its statements included.
-
-    :ivar parameters: whether values that statements are given are recorded.
-    """
-
-    parameters = True
+    """The events of one session, those of its statements included."""
 
     def execution(self, now: float, one: Execution) -> EncodedEvent:
         """It is about to run."""
         if one.sql is not None:
-            pieces = _text(one.sql, b"password" in one.sql.lower())
+            pieces = _text(one.sql)
         elif one.function is not None:
             pieces = self._call(one)
         else:
@@ -162,7 +156,7 @@ def _statement(portal: Portal) -> str:
             }
         )
     else:
-        pieces = _text(prepared.sql, prepared.sensitive)
+        pieces = _text(prepared.sql)
     if portal.statement:
         pieces += _pieces(text_fields("statement_name", portal.statement))
         if prepared is not None and len(pieces) <= MAX_ENCODED:
@@ -180,7 +174,9 @@ def _parameters(portal: Portal) -> str:
     if not bind.formats:
         try:
             shown = [quote(value.decode()) if value is not None else "null" for value in bind.parameters]
-            return f'"db_query_parameters":[{",".join(shown)}],'
+            pieces = f'"db_query_parameters":[{",".join(shown)}],'
+            if "password" not in pieces and "://" not in pieces:
+                return pieces
         except UnicodeDecodeError:
             pass
     types = () if prepared is None else prepared.types

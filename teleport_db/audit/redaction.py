@@ -1,10 +1,12 @@
 """Passwords out of SQL, and nothing else out of it.
 
 ``ALTER ROLE bob PASSWORD 'secret'`` becomes ``ALTER ROLE bob PASSWORD '***'``: the literal behind the word
-PASSWORD, in every way PostgreSQL lets one be written, also inside the strings and bodies that dynamic SQL
-is made of.  Searching for the word would not do: in ``/* password ' */ DROP TABLE t; -- '`` it would hide
-the statement from the audit log.  So the text is read as PostgreSQL's scanner reads it (scan.l: comments
-nest, ``E''`` has backslashes, ``$tag$``, quoted identifiers), and only a literal is ever taken out.
+PASSWORD, or behind another of :data:`WORDS` as options of foreign servers have them, in every way PostgreSQL lets one
+be written, also inside the strings and bodies that dynamic SQL is made of; and the password in a literal that is a
+connection string or has an address with one (:mod:`teleport_db.audit.connstrings`).  Searching for the word would
+not do: in ``/* password ' */ DROP TABLE t; -- '`` it would hide the statement from the audit log.  So the text is
+read as PostgreSQL's scanner reads it (scan.l: comments nest, ``E''`` has backslashes, ``$tag$``, quoted identifiers),
+and nothing is ever taken out but of a literal.
 
 How a backslash in ``''`` is read depends on ``standard_conforming_strings``, which a client can set.  Both
 readings are made, and only what both call a password goes: nobody can choose one to hide a statement.
@@ -17,10 +19,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-Spans = list[tuple[int, int]]
+from teleport_db.audit.connstrings import Spans, merged, secrets
 
 #: What stands for a password that was taken out.
 STARS = b"***"
+
+#: Names of options whose value is secret, beside PASSWORD itself.
+WORDS = (
+    *("password", "passwd", "passphrase", "sslpassword", "secret", "secret_key", "secret_access_key"),
+    *("aws_secret_access_key", "access_token", "auth_token", "token"),
+)
+
+#: SQL without any of these has nothing that is looked for.
+HINTS = (b"pass", b"secret", b"token", b"://")
 
 #: Strings inside strings are followed this deep.
 _MAX_DEPTH = 4
@@ -28,8 +39,9 @@ _MAX_DEPTH = 4
 _WORD = r"A-Za-z0-9_$\x80-\xff"
 _TOKEN = re.compile(
     rf"""(?: (?<![{_WORD}]) (?P<prefix> [eE] | [uU]& | [nNbBxX] ) )? (?P<quote> ' )
-    | (?P<password> (?<![{_WORD}]) [pP][aA][sS][sS][wW][oO][rR][dD] (?![{_WORD}]) | "password" )
-    | (?P<identifier> " )
+    | (?P<password> (?<![{_WORD}]) (?i: {"|".join(WORDS)} ) (?![{_WORD}]) | "(?: {"|".join(WORDS)} )" )
+    | (?P<connection> (?<![{_WORD}]) (?i: connection ) (?![{_WORD}]) )
+    | (?: (?<![{_WORD}]) (?P<unicode> [uU]& ) )? (?P<identifier> " )
     | (?P<dollar> (?<![{_WORD}]) \$ (?: [A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]* )? \$ )
     | (?P<line> -- )
     | (?P<comment> /\* )""",
@@ -57,9 +69,11 @@ class Reading:
         self._nested = depth
         self._carry = ""
         self._armed = False  # nothing but space and comments since the word PASSWORD
+        self._connects = False  # the same of the word CONNECTION, and then whether it is its literal that is open
         self._follows = False  # nothing but space since a password: a literal on a new line belongs to it
         self._open = ""  # what ends the construct that the last part ended in
         self._body: re.Pattern[str] | None = None
+        self._unicode = False  # the identifier that is open has escapes
         self._secret = False
         self._comments = 0
 
@@ -72,7 +86,7 @@ class Reading:
         whole = _TOKEN.match(text, limit)
         if whole is not None and whole["dollar"]:
             limit = len(text)  # the tag is whole, and what looked like the rest of a word is the literal
-        quick = _find_password(text, 0, len(text)) < 0
+        quick = _HINT.search(text) is None
         spans: Spans = []
         position = 0
         while True:
@@ -80,7 +94,7 @@ class Reading:
                 position = self._inside(text, position, final, spans)
                 if self._open:
                     break
-            if quick and position < limit and not (self._armed or self._follows):
+            if quick and position < limit and not (self._armed or self._follows or self._connects):
                 skipped = _NOTHING.match(text, position, limit)
                 position = skipped.end() if skipped else position
             token = _TOKEN.search(text, position)
@@ -89,7 +103,7 @@ class Reading:
                 self._carry = text[max(limit, position) :]
                 break
             self._between(text[position : token.start()])
-            if not final and '"password"'.startswith(text[token.start() :]):
+            if not final and token["identifier"] and _may_be_word(text[token.start() :]):
                 self._carry = text[token.start() :]
                 break
             position = self._opening(token)
@@ -97,17 +111,18 @@ class Reading:
 
     def _between(self, gap: str) -> None:
         if gap and not gap.isspace():
-            self._armed = self._follows = False
+            self._armed = self._follows = self._connects = False
 
     def _opening(self, token: re.Match[str]) -> int:
-        if token["password"]:
-            self._armed, self._follows = True, False
+        if token["password"] or token["connection"]:
+            self._armed, self._connects, self._follows = bool(token["password"]), bool(token["connection"]), False
         elif token["line"]:
             self._open = "\n"
         elif token["comment"]:
             self._open, self._comments = "*/", 1
         elif token["identifier"]:
-            self._open, self._armed, self._follows = '"', False, False
+            self._open, self._armed, self._follows, self._connects = '"', False, False, False
+            self._unicode = bool(token["unicode"])
         else:
             self._secret = self._armed or (self._follows and bool(token["quote"]) and not token["prefix"])
             self._armed = self._follows = False
@@ -131,6 +146,8 @@ class Reading:
             closed = end >= 0
             if not closed:
                 end = len(text) - (0 if final else _overlap(text, position, self._open))
+        if self._open == '"' and closed:
+            self._armed = self._unicode and _spelt(text[position:end]) in WORDS
         if self._open not in ("\n", '"'):
             if self._secret:
                 # A backslash that ends the part is within; a quote may be the end.
@@ -144,6 +161,7 @@ class Reading:
             return end
         literal = self._open not in ("\n", '"')
         self._follows = literal and self._secret
+        self._connects &= not literal
         end += len(self._open)
         self._open, self._body = "", None
         return end
@@ -160,19 +178,21 @@ class Reading:
         return len(text)
 
     def _look_into(self, text: str, start: int, end: int, spans: Spans) -> None:
-        """Passwords in a literal that may be SQL itself."""
-        if _find_password(text, start, end) < 0:
+        """Passwords in a literal that may be SQL itself, a connection string or an address."""
+        if _HINT.search(text, start, end) is None:
             return
         content = text[start:end]
         reading = Reading(standard=self._standard, depth=self._nested + 1)
         if self._body is None or "''" not in content:
-            spans += [(start + a, start + b) for a, b in reading.feed(content, final=True)]
+            found = merged(reading.feed(content, final=True), secrets(content, connection=self._connects))
+            spans += [(start + a, start + b) for a, b in found]
             return
         # Doubled quotes are single ones inside; remember where each character was.
         where = _undoubled(content)
         inner = "".join(content[i] for i in where)
         where.append(len(content))
-        spans += [(start + where[a], start + where[b]) for a, b in reading.feed(inner, final=True)]
+        found = merged(reading.feed(inner, final=True), secrets(inner, connection=self._connects))
+        spans += [(start + where[a], start + where[b]) for a, b in found]
 
 
 def _overlap(text: str, position: int, tag: str) -> int:
@@ -183,12 +203,24 @@ def _overlap(text: str, position: int, tag: str) -> int:
     return 0
 
 
-_ANY_PASSWORD = re.compile("password", re.IGNORECASE)
+_HINT = re.compile("|".join(hint.decode() for hint in HINTS), re.IGNORECASE)
+_QUOTED_WORDS = tuple(f'"{word}"' for word in WORDS)
+_ESCAPE = re.compile(r"\\(?:\\|\+([0-9A-Fa-f]{6})|([0-9A-Fa-f]{4}))")
 
 
-def _find_password(text: str, start: int, end: int) -> int:
-    found = _ANY_PASSWORD.search(text, start, end)
-    return found.start() if found else -1
+def _may_be_word(beginning: str) -> bool:
+    """Whether a quoted identifier that begins so may be one of the words."""
+    return any(word.startswith(beginning) for word in _QUOTED_WORDS)
+
+
+def _spelt(identifier: str) -> str:
+    """What ``U&"..."`` says, with the usual escape character."""
+
+    def letter(found: re.Match[str]) -> str:
+        number = int(found[1] or found[2] or "5c", 16)
+        return chr(number) if number < 0x110000 else ""
+
+    return _ESCAPE.sub(letter, identifier)
 
 
 def _undoubled(content: str) -> list[int]:
@@ -222,15 +254,35 @@ def _without(sql: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
     return b"".join(pieces)
 
 
+def speaks_of_secrets(data: bytes) -> bool:
+    """Whether there may be something to take out."""
+    lowered = data.lower()
+    for hint in HINTS:  # noqa: SIM110 - quicker than any(), and on the byte path
+        if hint in lowered:
+            return True
+    return False
+
+
 def redact(sql: bytes) -> bytes:
     """SQL whose passwords are ``***``; every byte else as it was, in any encoding that extends ASCII."""
-    if b"password" not in sql.lower():
+    if not speaks_of_secrets(sql):
         return sql
     text = sql.decode("latin-1")
     spans = Reading(standard=True).feed(text, final=True)
     if spans and "\\" in text:
         spans = _both(spans, Reading(standard=False).feed(text, final=True))
     return _without(sql, spans) if spans else sql
+
+
+def redact_value(text: str) -> str:
+    """A value beside SQL, without the passwords in it where it is a connection string or has an address."""
+    if "password" not in text and "://" not in text:
+        return text
+    pieces, position = [], 0
+    for start, end in secrets(text):
+        pieces += [text[position:start], STARS.decode()]
+        position = end
+    return "".join((*pieces, text[position:]))
 
 
 class PartRedaction:

@@ -212,6 +212,19 @@ class StatementTests(SynchronousTestCase):
             self.assertFalse([field for field in event if field.startswith(name)])
         self.assertEqual(events.message(NOW, bind, parameters=False)["portal_name"], "p")
 
+    def test_malformed(self) -> None:
+        """What nobody can read is kept, but for its header where it may be a password or parameters."""
+        events = session()
+        for payload, kept in (
+            (b"z\0\0\0\x09xxxxx", 10),
+            (b"p\0\0\0\x09xxxxx", 5),
+            (b"Q\0\0\0\x40alter role r PassWord 'x'", 5),
+            (b"Q\0\0\0\x40select 'http://u:p@h'", 5),
+        ):
+            self.assertEqual(len(base64.b64decode(events.malformed(NOW, payload)["payload"])), kept, payload)
+        events.parameters = False
+        self.assertEqual(len(base64.b64decode(events.malformed(NOW, b"B\0\0\0\x09xxxxx")["payload"])), 5)
+
     def test_known_types(self) -> None:
         """Binary values of known types are text."""
         fields = list_fields("p", (b"\0\0\0\5", b"\0\5", None, b"7"), (1, 1, 1, 0), (23, 23, 23, 23))

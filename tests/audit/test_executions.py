@@ -114,6 +114,16 @@ class QueryTests(Case):
         (event,) = self.made(wire)
         self.assertNotIn("db_query_parameters", event)
 
+    def test_secrets_in_parameters(self) -> None:
+        """Connection strings and addresses lose their passwords, in text and binary form."""
+        value, kept = b"host=h user=u password=secret", "host=h user=u password=***"
+        for formats in ([], [1]):
+            wire = parse(b"", b"select dblink_connect($1)", [25]) + bind(b"", b"", formats, [value]) + execute(b"")
+            (event,) = self.made(wire)
+            self.assertEqual(event["db_query_parameters"], [kept])
+        wire = parse(b"", b"x") + bind(b"", b"", [], [b"https://u:secret@h", b"\xff://"]) + execute(b"")
+        self.assertEqual(self.made(wire)[0]["db_query_parameters"], ["https://u:***@h", ""])
+
     def test_function_call(self) -> None:
         (event,) = self.made(function_call(957, [b"\1", None]))
         self.assertEqual((event["function_oid"], event["db_query"]), (957, "fastpath function call: OID 957"))

@@ -33,6 +33,73 @@ PASSWORDS = [
     (b"ALTER ROLE \xff PASSWORD 'secret\xfe'", b"ALTER ROLE \xff PASSWORD '***'"),
 ]  # fmt: skip
 
+#: The same of options, connection strings and addresses.
+STRINGS = [
+    (b"CREATE USER MAPPING FOR r SERVER s OPTIONS (user 'u', sslpassword 'secret')",
+     b"CREATE USER MAPPING FOR r SERVER s OPTIONS (user 'u', sslpassword '***')"),
+    (b"CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (\"secret_access_key\" 'secret', Passwd E'secret')",
+     b"CREATE SERVER s FOREIGN DATA WRAPPER w OPTIONS (\"secret_access_key\" '***', Passwd E'***')"),
+    (b"ALTER USER MAPPING FOR r SERVER s OPTIONS (SET U&\"p\\0061ssw\\+00006frd\" 'secret')",
+     b"ALTER USER MAPPING FOR r SERVER s OPTIONS (SET U&\"p\\0061ssw\\+00006frd\" '***')"),
+    (b"CREATE SUBSCRIPTION s CONNECTION 'host=h password=secret user=u' PUBLICATION p",
+     b"CREATE SUBSCRIPTION s CONNECTION 'host=h password=*** user=u' PUBLICATION p"),
+    (b"ALTER SUBSCRIPTION s CONNECTION /* ' */ E'password = secret'",
+     b"ALTER SUBSCRIPTION s CONNECTION /* ' */ E'password = ***'"),
+    (b"ALTER SUBSCRIPTION s CONNECTION 'host=h\n password=''se$$ c*/ret x''\n user=u'",
+     b"ALTER SUBSCRIPTION s CONNECTION 'host=h\n password=''***''\n user=u'"),
+    (b"CREATE SUBSCRIPTION s CONNECTION 'postgresql://u:secret@h/d?sslpassword=secret' PUBLICATION p",
+     b"CREATE SUBSCRIPTION s CONNECTION 'postgresql://u:***@h/d?sslpassword=***' PUBLICATION p"),
+    (b"SELECT dblink_connect('c', 'host=10.0.0.1,h2 dbname=d user=u password=s(e)cret--')",
+     b"SELECT dblink_connect('c', 'host=10.0.0.1,h2 dbname=d user=u password=***')"),
+    (b"SELECT * FROM dblink('password=secret host=h', 'SELECT 1') AS t(n int)",
+     b"SELECT * FROM dblink('password=*** host=h', 'SELECT 1') AS t(n int)"),
+    (b"SELECT dblink_connect($$user='u x' password='secret' sslmode=require$$)",
+     b"SELECT dblink_connect($$user='u x' password='***' sslmode=require$$)"),
+    (b"ALTER SYSTEM SET primary_conninfo = 'host=h user=u password=''secret'''",
+     b"ALTER SYSTEM SET primary_conninfo = 'host=h user=u password=''***'''"),
+    (b"COPY t FROM PROGRAM 'curl https://u:secret@h/x?a=1&password=secret&b=2'",
+     b"COPY t FROM PROGRAM 'curl https://u:***@h/x?a=1&password=***&b=2'"),
+    (b"SELECT 'amqp://:se$cret@h'", b"SELECT 'amqp://:***@h'"),
+    (b"DO $$BEGIN PERFORM dblink_connect('host=h password=secret'); END$$",
+     b"DO $$BEGIN PERFORM dblink_connect('host=h password=***'); END$$"),
+    (b"DO $$BEGIN EXECUTE 'CREATE SUBSCRIPTION s CONNECTION ''host=h password=secret'' PUBLICATION p'; END$$",
+     b"DO $$BEGIN EXECUTE 'CREATE SUBSCRIPTION s CONNECTION ''host=h password=***'' PUBLICATION p'; END$$"),
+]  # fmt: skip
+
+#: What runs stays, however it is made to look like one of those: pieces of SQL that others may stand around.
+PIECES = [
+    "password=f()",
+    "host=h, password=f()",
+    "a= password=f()",
+    "a=not password=f()",
+    "a=CASE password=f()",
+    "a=b+ password=f()",
+    "a=b\npassword=f()",
+    "a=b--\tpassword=f()",
+    "a=/* password=*/f()",
+    "a=b password=*/f()",
+    "a=b password=$$||f()||$$",
+    "a=b password=$x$||f()",
+    "a=$$ password=$$||f()",
+    'a=b password="||f()||"',
+    "a=b password='||f()||'",
+    "a=b password=' union select f from t where '' = '",
+    "password=f() a=b",
+    "password=f()-- a=b",
+    "password='\\'||f()||' x=1",
+    "password=1;call/**/f a=b",
+    "a='\\' password='||f()||'",
+    "a://b:$$||f()||$$@",
+    "a://b:*/f()/*@",
+    "a://b:'||f()||'@",
+    'a://b:"||f()||"@',
+    "a://b:--\nf()@",
+    "a://*/1&password=f()",
+    "a://$$?password=$$||f()",
+    "x&password=f()",
+    "a:b?password=f()",
+]
+
 #: The same in SQL that makes SQL.
 DYNAMIC = [
     (b"DO $$BEGIN ALTER ROLE r PASSWORD 'secret'; END$$", b"DO $$BEGIN ALTER ROLE r PASSWORD '***'; END$$"),
@@ -66,8 +133,17 @@ class RedactTests(SynchronousTestCase):
     """A whole statement."""
 
     def test_passwords(self) -> None:
-        for sql, kept in PASSWORDS + DYNAMIC:
+        for sql, kept in PASSWORDS + STRINGS + DYNAMIC:
             self.assertEqual(redact(sql), kept)
+
+    def test_pieces(self) -> None:
+        """No text that may run is taken for a connection string or an address."""
+        for piece in PIECES:
+            quoted = piece.replace("'", "''")
+            for sql in (f"DO $q$BEGIN x := {piece}; END$q$", f"SELECT e('{quoted}')", f"DO $q$EXECUTE '{quoted}'$q$"):
+                self.assertEqual(redact(sql.encode()), sql.encode())
+        for kept in ("SELECT $1 AS token, 'x'", "UPDATE t SET password = 'x' WHERE a = 'http://h/@'"):
+            self.assertEqual(redact(kept.encode()), kept.encode())
 
     def test_untouched(self) -> None:
         for sql in UNTOUCHED:
@@ -116,8 +192,18 @@ class RedactTests(SynchronousTestCase):
             b"--",
             b"-",
             b"$$'",
+            b"a",
+            b"a://",
+            b"a://b:",
+            b"a=b ",
+            b"password=",
+            b"password=a ",
+            b"&password=",
         ):
-            redact(b"password " + piece * (200_000 // len(piece)))
+            many = piece * (200_000 // len(piece))
+            redact(b"password " + many)
+            redact(b"connection '" + many + b"password=x'")
+            redact(b"select 'a=b " + many.replace(b"'", b"") + b" password=$*'")
 
 
 def plain(sql: bytes) -> bytes:
@@ -141,7 +227,7 @@ class PartTests(SynchronousTestCase):
                 self.assertEqual(plain(got), plain(kept), (sql, cut))
 
     def test_bytewise(self) -> None:
-        for sql, kept in PASSWORDS:
+        for sql, kept in [*PASSWORDS, *STRINGS[:2]]:
             got = self.feed(*(sql[i : i + 1] for i in range(len(sql))))
             self.assertEqual(plain(got), plain(kept))
 

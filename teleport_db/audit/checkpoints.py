@@ -198,6 +198,14 @@ def key_files(directory: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
+def public_of(path: Path) -> str:
+    """The public key of a key file, hexadecimal; "" where it cannot be read, and for what is none."""
+    try:
+        return _public(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_bytes().decode("ascii"))))
+    except (OSError, ValueError):
+        return ""
+
+
 def read_kept(text: bytes, source: str) -> list[Checkpoint]:
     """The checkpoints of a file that was kept elsewhere: one a line, as ``tctl audit checkpoint`` prints them.
 

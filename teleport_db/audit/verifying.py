@@ -25,7 +25,7 @@ from pathlib import Path
 import attrs
 
 from teleport_db.audit import logfile
-from teleport_db.audit.checkpoints import Checkpoint, key_files, read_checkpoint
+from teleport_db.audit.checkpoints import Checkpoint, key_files, public_of, read_checkpoint
 from teleport_db.audit.housekeeping import RETENTION
 from teleport_db.audit.logfile import CHECKPOINT, LogFile
 from teleport_db.audit.recovery import kept_state
@@ -251,6 +251,9 @@ def _end(walk: _Walk, files: list[LogFile], witnesses: _Witnesses) -> Finding | 
     number = 0 if walk.last is None else walk.last.number
     if witnesses.key > number + 1:
         raise _Bad(f"the newest checkpoint is {number}, and the key is that of {witnesses.key}: the end was cut off")
+    public = witnesses.keys.get(number + 1, "")
+    if walk.last is not None and public and public != walk.last.next:
+        raise _Bad(f"the key for the next checkpoint is not the one that checkpoint {number} named: it was replaced")
     return None
 
 
@@ -260,10 +263,12 @@ class _Witnesses:
 
     :param lines: how many, and who says so.
     :param key: the number of the checkpoint that the oldest key will sign; 0 without one.
+    :param keys: the public key of each key that is there and can be read.
     """
 
     lines: list[tuple[int, str]]
     key: int
+    keys: dict[int, str]
 
 
 def _witnesses(directory: Path) -> _Witnesses:
@@ -274,4 +279,5 @@ def _witnesses(directory: Path) -> _Witnesses:
         found.append((state.position.count, "state.json"))
     found.append((known_count(directory), TIP))
     keys = key_files(directory / "keys")
-    return _Witnesses(found, keys[0][0] if keys else 0)
+    public = {number: public_of(path) for number, path in keys}
+    return _Witnesses(found, keys[0][0] if keys else 0, public)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,6 +266,28 @@ class RotationTests(KeepingCase):
         finding = verify(self.directory).finding
         assert finding is not None
         self.assertIn("no retention record", finding.what)
+
+    def test_record_of_retention(self) -> None:
+        """The record that says what was removed: changed, taken out, or made for other files."""
+        log = self.log(keeping=KEEPING)
+        log.start()
+        self.write(log, 100)
+        self.shut()
+        self.assertIsNone(verify(self.directory).finding)
+        for file in logfile.files(self.directory):
+            lines = list(file.lines(self.directory))
+            at = [number for number, line in enumerate(lines) if b'"audit.retention"' in line]
+            packed = (self.directory / file.packed_name).exists()
+            for number in at:
+                for changed in (lines[number].replace(b'"count":', b'"count":1', 1), b""):
+                    copy = Path(self.mktemp())
+                    shutil.copytree(self.directory, copy)
+                    (copy / file.packed_name).unlink(missing_ok=True)
+                    (copy / file.name).write_bytes(b"".join([*lines[:number], changed, *lines[number + 1 :]]))
+                    finding = verify(copy).finding
+                    assert finding is not None
+                    self.assertEqual(finding.file, file.name, packed)
+                    self.assertIn(finding.line, (number + 1, number + 2))
 
     def test_older_checkpoint(self) -> None:
         """One that was kept of what is removed by now cannot be compared, and that is said."""

@@ -318,6 +318,51 @@ class RootTests(TamperCase):
         self.assertNotEqual(forged.key, self.kept[0].key)
 
 
+class WitnessTests(TamperCase):
+    """What stands beside the files: the state, the tip, the key."""
+
+    def test_key(self) -> None:
+        """Another key in the place of the one that the newest checkpoint named."""
+        (key,) = (self.whole / "keys").glob("*.key")
+        finding = self.found(lambda directory: (directory / "keys" / key.name).write_text("ab" * 32))
+        self.assertIn("replaced", finding.what)
+
+    def test_damaged(self) -> None:
+        """Any byte of them, or all: nothing is said of lines that were not changed, and nothing breaks."""
+        (key,) = (self.whole / "keys").glob("*.key")
+        for name in (STATE, TIP, f"keys/{key.name}"):
+            data = (self.whole / name).read_bytes()
+            step = max(1, len(data) // 40)
+            for changed in (
+                b"",
+                b"[]",
+                b"\xff" * 9,
+                *(bytes([*data[:at], data[at] ^ 1, *data[at + 1 :]]) for at in range(0, len(data), step)),
+            ):
+                finding = verify(
+                    self.changed(lambda copy, name=name, changed=changed: (copy / name).write_bytes(changed))
+                ).finding  # type: ignore[misc]
+                self.assertTrue(
+                    finding is None or "cut off" in finding.what or "replaced" in finding.what, (name, changed)
+                )
+
+    def test_replayed(self) -> None:
+        """The whole directory of some time ago, which is in order by itself, and older than what was kept."""
+        log = AuditLog(self.whole, clock=Clock())
+        self.successResultOf(log.close())
+        older = self.changed(lambda copy: None)
+        log = AuditLog(self.whole, clock=Clock())
+        self.successResultOf(log.receive("host", [(EVENTS + 1, {"event": "user.login", "uid": "later"})]))
+        newer = self.successResultOf(log.checkpoint())
+        self.successResultOf(log.close())
+        assert newer is not None
+        self.assertIsNone(verify(older, kept=self.kept).finding)
+        finding = verify(older, kept=[*self.kept, newer]).finding
+        assert finding is not None
+        self.assertIn("the end was cut off", finding.what)
+        self.assertIsNone(verify(self.whole, kept=[*self.kept, newer]).finding)
+
+
 class KeptTests(TamperCase):
     """Files of checkpoints that were kept elsewhere."""
 

@@ -103,7 +103,12 @@ class Finder:
         return Page(events, max(after or 0, upto) if oldest_first else None, upto=upto)
 
     def _joined(self, query: Query, row: _Row, event: Event) -> tuple[Event | None, int]:
-        """The row of two events, None where it comes elsewhere; and the size of the other's line."""
+        """The row of two events, None where it comes elsewhere; and the size of the other's line.
+
+        Of a long text that is not looked for the first part is the row.
+        """
+        if query.text is None and type(event.get("part")) is int and event["part"] > 0:
+            return None, 0
         partner = None if row.partner is None else self._row(row.partner)
         other = None if partner is None else self._event(partner)
         if partner is None or other is None:

@@ -152,10 +152,36 @@ def state_of(result: Event) -> str:
     return "ok" if result.get("success") else str(result.get("sqlstate") or "failed")
 
 
+#: What of an event about no statement is told, as far as it has it.
+_ABOUT = (
+    *("name", "services", "changes", "criteria", "session_id", "databases", "node_name", "cert_type", "usage", "names"),
+    *("db_user", "target", "roles", "spec", "traits", "uses", "count", "files", "second_factor", "after_crash"),
+)
+
+
+def _about(event: Event) -> str:
+    """What was done to what, in a few words; where it came from when there is nothing else."""
+    told = [
+        f"{key}={_short(event[key])}"
+        for key in _ABOUT
+        if event.get(key) and not str(event.get("event")).startswith("db.")
+    ]
+    return " ".join(told) or str(event.get("name") or event.get("addr.remote") or "")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{_short(value[key])}" for key in value)
+    if isinstance(value, list):
+        # A key of the configuration that is another.
+        return ",".join(str(one.get("key")) if isinstance(one, dict) else str(one) for one in value)
+    return "yes" if value is True else str(value)
+
+
 def details(event: Event) -> str:
     """What there is to read in an event, on one line."""
-    texts = ("db_query", "query", "error", "message", "reason", "command_tag", "name", "addr.remote")
-    said = next((event[key] for key in texts if event.get(key)), "")
+    texts = ("db_query", "query", "error", "message", "reason", "command_tag")
+    said = next((event[key] for key in texts if event.get(key)), "") or _about(event)
     if isinstance(event.get("db_query_parameters"), list) and event["db_query_parameters"]:
         said = f"{said} -- {', '.join(map(str, event['db_query_parameters']))}"
     return clean(str(said))

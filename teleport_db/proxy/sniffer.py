@@ -199,7 +199,7 @@ class Sniffer(Protocol):
         log.info("TLS with {peer} failed: {reason}", peer=self._address, reason=reason.getErrorMessage())
         if door is self._doors.postgres and reason.check(Unverified):
             why = AuthenticationFailed("the client's certificate is of no authority of this cluster")
-            why.detail = reason.getErrorMessage()
+            why.detail = f"{why.public}: {reason.getErrorMessage().rpartition(': ')[2]}"
             self._doors.refused(self._address, why, None)
 
     def _pass_to(self, protocol: IProtocol) -> None:

@@ -229,6 +229,16 @@ class IndexTests(LogCase):
         page = self.successResultOf(log.search(limit=10))
         self.assertTrue(page.full)
 
+    def test_parts(self) -> None:
+        """As a row, a text in parts is its first, unless a later one is what is looked for."""
+        log = self.log()
+        parts = [{"n": n, "event": "db.session.postgres.statements.bind", "part": n, "data": f"w{n}"} for n in range(5)]
+        log.receive("host", list(enumerate(parts, 1)))
+        for query, expected in ((Query(), [0]), (Query(text="w3"), [3]), (Query(text="w*"), [4, 3, 2, 1, 0])):
+            page = self.successResultOf(log.search(query, limit=10, joined=True))
+            self.assertEqual([event["n"] for event in page.events], expected)
+        self.assertEqual(self.all(log), [4, 3, 2, 1, 0])
+
     def test_damaged(self) -> None:
         """One that is damaged, of another version or of another log is made anew."""
         log = self.log()

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.audit.log import AuditLog
-from teleport_db.cli.auditquery import HEADERS, LONGEST, row
+from teleport_db.cli.auditquery import HEADERS, LONGEST, details, row
 from teleport_db.cli.output import cut
 from teleport_db.cli.tctl_audit_export import COLUMNS
 from teleport_db.cli.tsh_sessions import replay
@@ -67,6 +67,23 @@ class ListingTests(CommandTestCase):
         self.assertIn("joined=1", self.cluster.calls[-1][1])
         self.succeeds(self.tctl("audit", "ls", "--raw"))
         self.assertNotIn("joined", self.cluster.calls[-1][1])
+
+    def test_sinks(self) -> None:
+        """What they are and how far; nothing another side has said moves the cursor; ``--check`` is for cron."""
+        self.assertIn("No sinks", self.succeeds(self.tctl("audit", "sinks", "--check")))
+        good = {"name": "copy", "type": "file", "target": "/x", "state": "ok", "behind": 0, "sent": 7}
+        bad = {"name": "siem", "type": "https", "target": "https://s", "state": "failing", "behind": 9, "sent": 1}
+        bad |= {"error": HOSTILE, "since": "2026-01-01T00:00:00.000Z"}
+        self.cluster.sinks = [{**good, "last_sent": "2026-01-01T00:00:00.000Z"}]
+        lines = self.succeeds(self.tctl("audit", "sinks", "--check")).splitlines()
+        self.assertEqual(lines[2].split(), ["copy", "file", "/x", "ok", "0", "7", "2026-01-01T00:00:00.000Z"])
+        self.cluster.sinks.append(bad)
+        lines = self.succeeds(self.tctl("audit", "sinks")).splitlines()
+        self.assertEqual(len(lines), 4)
+        self.assertIn("failing 9      1", lines[3])
+        self.assertTrue(lines[3].isprintable() and "since 2026-01-01T00:00:00.000Z: select" in lines[3])
+        shown = self.tctl("audit", "sinks", "--check", "--format=json")
+        self.assertEqual((shown.code, json.loads(shown.out)), (1, self.cluster.sinks))
 
     def test_search(self) -> None:
         """Words go to the server; what has no letter in it is refused."""
@@ -248,6 +265,23 @@ class RowTests(SynchronousTestCase):
         """What an agent sent may have any shape."""
         for event in ({}, {"result": []}, {"result": {"duration_ms": "x"}}, {"db_query_parameters": [None, {"a": 1}]}):
             self.assertEqual(len(row(event)), len(HEADERS))
+
+    def test_about(self) -> None:
+        """What was done to what."""
+        for event, said in (
+            ({"event": "service.start", "services": ["auth", "proxy"], "after_crash": True},
+             "services=auth,proxy after_crash=yes"),
+            ({"event": "config.update", "changes": [{"key": "a.b", "from": "1", "to": "2"}]}, "changes=a.b"),
+            ({"event": "audit.read", "criteria": {"user": "bob", "text": "x y"}, "addr.remote": "192.0.2.1"},
+             "criteria=user:bob,text:x y"),
+            ({"event": "lock.created", "name": "l", "target": {"user": "bob"}}, "name=l target=user:bob"),
+            ({"event": "instance.down", "reason": "lost", "databases": ["a"]}, "lost"),
+            ({"event": "db.create", "name": "aurora", "roles": ["x"]}, "aurora"),
+            ({"event": "db.session.start", "roles": ["access"], "addr.remote": "192.0.2.1:5"}, "192.0.2.1:5"),
+            ({"event": "user.login", "addr.remote": "192.0.2.1"}, "192.0.2.1"),
+            ({}, ""),
+        ):  # fmt: skip
+            self.assertEqual(details(event), said)
 
     def test_cut(self) -> None:
         self.assertEqual(cut("x" * 100, 10), "xxxxxxx...")

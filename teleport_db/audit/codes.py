@@ -20,7 +20,7 @@ CODES: dict[str, str] = {
     "audit.sink.failing": "TAL01W",
     "audit.sink.gap": "TAL02W",
     # Ours: somebody reads the audit log.
-    "audit.read": "TAL01I",
+    "audit.read": "TAL03I",
     "session.recording.access": "T2012I",
     # Ours: the reference has no word for a cancel.
     "db.session.cancel": "TDB90I",

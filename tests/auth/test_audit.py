@@ -94,10 +94,10 @@ class EventTests(AuditCase):
         self.assertEqual(
             [(event["code"], event["user"], event.get("criteria", event.get("session_id"))) for event in page.events],
             [
-                ("TAL01I", "carol", {"user": "bob"}),
-                ("TAL01I", "carol", {"text": "client"}),
-                ("TAL01I", "carol", {"user": "bob"}),
-                ("TAL01I", "admin", {"user": "bob"}),
+                ("TAL03I", "carol", {"user": "bob"}),
+                ("TAL03I", "carol", {"text": "client"}),
+                ("TAL03I", "carol", {"user": "bob"}),
+                ("TAL03I", "admin", {"user": "bob"}),
                 ("T2012I", "carol", "sid-bob"),
             ],
         )

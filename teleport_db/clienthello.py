@@ -166,13 +166,20 @@ def _hello(reader: _Reader) -> ClientHello:
     reader.vector(1, 1, 255)
     extensions: dict[int, bytes] = {}
     if reader:
-        vectors = _Reader(reader.vector(2))
+        vectors = reader.vector(2)
         reader.end()
-        while vectors:
-            kind = vectors.number(2)
+        at, size = 0, len(vectors)
+        while at < size:
+            start = at + 4
+            if start > size:
+                raise RemoteProtocolError("the TLS ClientHello is malformed")
+            kind, length = _EXTENSION(vectors, at)
             if kind in extensions:
                 raise RemoteProtocolError("the TLS ClientHello repeats an extension")
-            extensions[kind] = vectors.vector(2)
+            at = start + length
+            if at > size:
+                raise RemoteProtocolError("the TLS ClientHello is malformed")
+            extensions[kind] = vectors[start:at]
     return ClientHello(
         sni=_server_name(extensions[SERVER_NAME]) if SERVER_NAME in extensions else None,
         alpn=_alpn(extensions[ALPN]) if ALPN in extensions else (),

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from functools import lru_cache
 
 import attrs
 
@@ -29,6 +30,9 @@ from teleport_db.pgwire.messages import CANCEL_CODE, GSSENC_CODE, MAX_SECRET, MI
 MAX_STARTUP = 10_004
 #: Names of 64 bytes and more are cut to 63 by the server (NAMEDATALEN).
 MAX_NAME = 63
+
+#: Startup messages whose values are kept: a program sends the same one again and again, and it is read twice of each.
+KEPT = 32
 
 _WORD = struct.Struct(">I")
 #: Parameters that are the server's own; all others are settings, whose names ignore case.
@@ -116,9 +120,10 @@ class StartupMessage:
     parameters: tuple[tuple[bytes, bytes], ...]
     raw: bytes = attrs.field(repr=False)
 
-    @classmethod
-    def parse(cls, raw: bytes) -> StartupMessage:
-        """Read one whole message.
+    @staticmethod
+    @lru_cache(maxsize=KEPT)
+    def parse(raw: bytes) -> StartupMessage:
+        """Read one whole message; of those that came last, the value that was made before.
 
         :raises RemoteProtocolError: it is none, or of another version, or has a parameter twice.
         :raises AuthenticationFailed: it names no user.
@@ -137,7 +142,7 @@ class StartupMessage:
             # Of two the server takes the last: whoever decides on the first is deceived.
             twice = next(name for name in names if names.count(name) > 1)[:MAX_NAME].decode("latin-1")
             raise RemoteProtocolError(f"the startup message has the parameter {twice!a} twice; give it once")
-        message = cls(version, parameters, raw)
+        message = StartupMessage(version, parameters, raw)
         if not message.get(b"user"):
             raise AuthenticationFailed("the client names no database user; connect with one (psql -U NAME)")
         _ = message.user, message.database
@@ -145,7 +150,10 @@ class StartupMessage:
 
     def get(self, name: bytes) -> bytes | None:
         """The value of a parameter, None when it is absent."""
-        return next((value for key, value in self.parameters if key == name), None)
+        for key, value in self.parameters:
+            if key == name:
+                return value
+        return None
 
     @property
     def user(self) -> str:

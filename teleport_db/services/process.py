@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import (
+    FileLogObserver,
     FilteringLogObserver,
     ILogObserver,
+    LogEvent,
     Logger,
     LogLevel,
     LogLevelFilterPredicate,
+    formatEventAsClassicLogText,
+    formatTime,
     globalLogPublisher,
     jsonFileLogObserver,
-    textFileLogObserver,
 )
 from twisted.python.failure import Failure
 
@@ -280,7 +284,9 @@ def start_logging(config: Config) -> None:
                 raise ConfigError(
                     f"the log cannot be written: {error.strerror}", source=path, path="teleport.log.output"
                 ) from error
-    observer: ILogObserver = (jsonFileLogObserver if settings.format == "json" else textFileLogObserver)(output)
+    observer: ILogObserver = (
+        jsonFileLogObserver(output) if settings.format == "json" else FileLogObserver(output, _line)
+    )
     level = LogLevel.debug if config.debug else _LEVELS[settings.severity]
     predicate = LogLevelFilterPredicate(defaultLogLevel=level)
     if not config.debug:
@@ -288,6 +294,16 @@ def start_logging(config: Config) -> None:
             predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
     filtering = FilteringLogObserver(observer, [predicate])
     globalLogPublisher.addObserver(filtering)
+
+
+@lru_cache(maxsize=1)
+def _second(when: int) -> str:
+    return formatTime(when)
+
+
+def _line(event: LogEvent) -> str | None:
+    """A line of the log; its time is spelled once a second, for that takes longer than all else of it."""
+    return formatEventAsClassicLogText(event, lambda when: "-" if when is None else _second(int(when)))
 
 
 def explain(reason: Failure) -> str:

@@ -38,6 +38,7 @@ from teleport_db.config.model import AuditSettings, Database
 from teleport_db.db.away import BEST_EFFORT, AuthAway, Kept
 from teleport_db.db.knowledge import Knowledge
 from teleport_db.db.labels import Run
+from teleport_db.db.late import LastWords
 from teleport_db.db.registered import Wanted
 from teleport_db.db.serving import Serving
 from teleport_db.db.session import Session
@@ -133,7 +134,7 @@ class Agent(MultiService):
         self._contexts = contexts
         self._reactor = reactor
         self._clock: IReactorTime = reactor
-        self._spool = spool
+        self._spool, self._late = spool, LastWords(spool)
         self._began = spool.last + 1
         self._tunnels: list[TunnelProtocol] = []
         self._sessions: dict[int, Session] = {}
@@ -252,6 +253,8 @@ class Agent(MultiService):
         now = self._clock.seconds()
         for session in list(self._sessions.values()):
             session.check_limits(now)
+        if self._late.waiting and self._late.write() is None:
+            self._shipper.notify()
 
     def _reconsider(self) -> None:
         for session in list(self._sessions.values()):
@@ -393,7 +396,10 @@ class Agent(MultiService):
         self._append([make_event(event, uid=self._around.new_uid(), time=self._clock.seconds(), **about)])
 
     def _append(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
-        self._spool.append(events, closing=closing)
+        if closing:
+            self._late.append(events)
+        else:
+            self._spool.append(events)
         self._shipper.notify()
 
     # Streams.

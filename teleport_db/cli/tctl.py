@@ -127,6 +127,12 @@ COMMANDS = (
         "tctl audit export --out=s3://bucket/audit.csv --format=csv --db=aurora",
     ),
     Command(
+        "audit sinks",
+        "tctl_audit_sinks:sinks",
+        "list where the audit log is sent on to, and how far each of those is",
+        "tctl audit sinks\ntctl audit sinks --check --format=json",
+    ),
+    Command(
         "lock",
         "tctl_status:lock",
         "cut the sessions of a user, a role, a database service or a host, and refuse new ones",

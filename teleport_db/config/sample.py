@@ -40,7 +40,14 @@ auth_service:
   # disconnect_expired_cert: yes
   # Files of the audit log: how large they grow, how long they are kept ("never" removed is the default), and
   # whether those that are full are compressed.
-  # audit: {max_file: 64MiB, retention: 365d, compress: yes}
+  # audit:
+  #   max_file: 64MiB
+  #   retention: 365d
+  #   compress: yes
+  #   # Where it is sent on to: type file, syslog, https or s3.
+  #   sinks:
+  #   - {name: copy, type: file, path: /var/log/teleport/audit.jsonl}
+  #   - {name: collector, type: syslog, address: "logs.example.com:6514", ca_file: /etc/teleport/logs.cas}
 
 proxy_service:
   enabled: "yes"

@@ -134,6 +134,15 @@ class EventTests(AuditCase):
         self.assertEqual(answer["checkpoint"].encode() + b"\n", newest.line)
         self.assertEqual(self.log.position.unsigned, 0)
 
+    async def test_sinks(self) -> None:
+        """How far each sink is, for who may list events."""
+        state = {"name": "siem", "state": "ok", "behind": 3}
+        self.server.sinks = lambda: [state]
+        answer = await self.call("GET", "/v1/audit/sinks", by=self.by("carol"))
+        self.assertEqual(answer, {"sinks": [state], "last": self.log.position.count})
+        for caller in (self.by("alice"), self.proxy, self.host("db")):
+            await self.assertFailure(self.call("GET", "/v1/audit/sinks", by=caller), AccessDenied)
+
     def assertNoResult(self, deferred: Deferred[Any]) -> None:
         self.assertFalse(deferred.called)
 

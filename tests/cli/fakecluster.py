@@ -85,6 +85,7 @@ class FakeCluster:
         self.tokens: list[dict[str, Any]] = []
         self.databases: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
+        self.sinks: list[dict[str, Any]] = []
         self.sessions: list[dict[str, Any]] = []
         self._directory = tempfile.TemporaryDirectory()
         self.path = Path(self._directory.name)
@@ -328,6 +329,8 @@ class FakeCluster:
         return {}
 
     def _get_audit(self, path: list[str], query: Any, body: Any, caller: Identity) -> dict[str, Any]:
+        if path == ["sinks"]:
+            return {"sinks": self.sinks, "last": 0}
         events = [event for event in self.events if query.get("user") in (None, event.get("user"))]
         return {"events": events[: int(query.get("limit", 1000))], "next": None, "more": False, "last": len(events)}
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from pathlib import Path
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.config.parser import parse
+from teleport_db.config.sinkreaders import _COMMON, _KINDS
 from teleport_db.config.sinks import FileSink, HTTPSSink, S3Sink, Sink, SyslogSink
 from teleport_db.errors import ConfigError
 
@@ -14,6 +19,34 @@ HEAD = "auth_service:\n  audit:\n    sinks:\n"
 def sinks(*lines: str) -> tuple[Sink, ...]:
     """The sinks of a file with these lines; the first is its fourth."""
     return parse(HEAD + "".join(f"    {line}\n" for line in lines), "f").auth.audit.sinks
+
+
+ROOT = Path(__file__).parents[2]
+
+
+class ExampleTests(SynchronousTestCase):
+    """What people copy is what the program takes."""
+
+    def test_documentation(self) -> None:
+        """The page about sinks has one of each kind, and every key."""
+        text = (ROOT / "docs" / "sinks.rst").read_text()
+        (block,) = re.findall(r"code-block:: yaml\n\n((?:    .*\n|\n)+)", text)
+        found = parse(textwrap.dedent(block), "sinks.rst").auth.audit.sinks
+        self.assertEqual([sink.kind for sink in found], ["file", "syslog", "https", "s3"])
+        known = {key for _, _, keys, _ in _KINDS.values() for key in keys} | set(_COMMON)
+        self.assertEqual([key for key in known if f"``{key}``" not in text], [])
+
+    def test_commented(self) -> None:
+        """So are the comments of the samples."""
+        for path, kinds in (
+            ("conf/auth-proxy.yaml", ["file", "syslog", "https", "s3"]),
+            ("teleport_db/config/sample.py", ["file", "syslog"]),
+        ):
+            text = (ROOT / path).read_text()
+            block, *_ = re.findall(r"^  # audit:\n((?:  #   .*\n)+)", text, re.MULTILINE)
+            lines = "".join(f"{line[4:]}\n" for line in block.splitlines())
+            found = parse(f"auth_service:\n  audit:\n{textwrap.indent(lines, '  ')}", path).auth.audit.sinks
+            self.assertEqual([sink.kind for sink in found], kinds)
 
 
 class SinkTests(SynchronousTestCase):

@@ -146,7 +146,7 @@ class SessionRecord:
 
     def statements(self, executions: Executions) -> None:
         """Write what runs, before it goes on, and what came of others; AuditUnavailable when nothing must go on."""
-        made = executions.made
+        made, done, finished = executions.made, executions.done, self._finished
         events = self._statements(executions)
         if not events:
             return
@@ -156,6 +156,7 @@ class SessionRecord:
             for one in made:
                 if isinstance(one, Execution):
                     one.id = 0  # it does not run, so nothing will come of it
+            executions.done, self._finished = done, finished  # what has come of others is said with the last words
             raise
 
     def _statements(self, executions: Executions) -> list[EncodedEvent]:

@@ -231,7 +231,10 @@ class AuditTests(AgentCase):
         self.assertIn(b"three", forwarded)
 
     def test_result_before_it_is_seen(self) -> None:
-        """What came of a statement is recorded before the client hears it; a spool that is full by then ends it."""
+        """What came of a statement is recorded before the client hears it; a spool that is full by then ends it.
+
+        With its end it has the result, in the room that is kept for that.
+        """
         client = self.cluster.session()
         self.agent.database.answer = None
         client.query(b"select 1")
@@ -243,8 +246,10 @@ class AuditTests(AgentCase):
         self.assertNotIn(ANSWER, client.heard[heard:])
         self.assertEqual(
             [event["event"] for event in self.spool.events],
-            ["db.session.start", "db.session.query", "db.session.end"],
+            ["db.session.start", "db.session.query", "db.session.result", "db.session.end"],
         )
+        self.assertEqual([event["ei"] for event in self.spool.events], [0, 1, 2, 3])
+        self.assertTrue(self.spool.events[2]["success"])
 
     def test_joined(self) -> None:
         """Query and result have one statement id; a session that ends leaves none without a result."""

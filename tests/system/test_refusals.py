@@ -21,7 +21,9 @@ from tests.system.support import (
     Said,
     World,
     closing_on_failure,
+    program,
     refusal,
+    run,
     shared,
     until,
 )
@@ -306,6 +308,37 @@ class SessionTests(Case):
         agent.kill()
         until(lambda: refusal(self.alice.settings("gone"), "alice", "metrics"), "the agent to be missed")
         self.assertRefused("gone", "08006", 'no agent of database service "gone"')
+
+    def test_recorded(self) -> None:
+        """Who was refused without saying who it is, joins, and calls: all of it is in the audit log."""
+        world, alice, settings = self.world, self.alice, self.alice.settings("aurora")
+        other = Authority.create("user", "other", now=time.time())
+        key = new_key()
+        mine = from_certificate(x509.load_pem_x509_certificate(Path(settings["sslcert"]).read_bytes()))
+        forged = other.issue(
+            key.public_key(), common_name="alice", now=time.time(), ttl=3600.0, server=False, identity=mine
+        )
+        certificate = world.file("forged.pem", pem(forged).decode())
+        world.file("forged.key", private_pem(key).decode()).chmod(0o600)
+        bare = f"host=localhost port={world.web} user=alice dbname=metrics sslrootcert={settings['sslrootcert']}"
+        alice.psql(f"{bare} sslmode=disable gssencmode=disable", "SELECT 1", fails=True)
+        keys = f"sslcert={certificate} sslkey={world.directory}/forged.key"
+        alice.psql(f"{bare} sslmode=verify-full {keys}", "SELECT 1", fails=True)
+        self.assertEqual(world.agent("stranger", "--token=another-that-is-none", "--insecure").wait(), 1)
+        run([*program("tctl"), "tokens", "ls"], cwd=alice.home, environment=alice.environment, fails=True)
+        found = [
+            world.until_recorded(
+                message="this proxy accepts encrypted connections only: use sslmode=require or better"
+            ),
+            world.until_recorded(message="the client's certificate is of no authority of this cluster"),
+            world.until_recorded(event="instance.join", code="TJ002E"),
+            world.until_recorded(event="auth", code="T3007W", user="alice", method="GET /v1/tokens"),
+        ]
+        for events in found:
+            self.assertIn("127.0.0.1", events[0]["addr.remote"])
+            self.assertTrue(events[0]["error"])
+        self.assertTrue(world.events(event="service.start", services=["auth", "proxy"]))
+        self.assertTrue(world.events(event="instance.up", databases=["aurora"]))
 
     def test_database_restarted(self) -> None:
         """A database that comes back is reached again, without anybody's doing."""

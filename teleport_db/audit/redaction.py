@@ -73,9 +73,13 @@ class Reading:
         self._follows = False  # nothing but space since a password: a literal on a new line belongs to it
         self._open = ""  # what ends the construct that the last part ended in
         self._body: re.Pattern[str] | None = None
+        self._whole = (
+            True  # the construct that is open began in this part: what is in the middle of SQL reads as other SQL
+        )
         self._unicode = False  # the identifier that is open has escapes
         self._secret = False
         self._comments = 0
+        self._composed: Spans = []  # passwords further on that SQL puts together with a text that was read
 
     def feed(self, part: str, *, final: bool) -> Spans:
         """The spans of passwords in ``part``, one character a byte; ``final`` when nothing follows."""
@@ -88,12 +92,13 @@ class Reading:
             limit = len(text)  # the tag is whole, and what looked like the rest of a word is the literal
         quick = _HINT.search(text) is None
         spans: Spans = []
-        position = 0
+        position, self._whole = 0, not self._open
         while True:
             if self._open:
                 position = self._inside(text, position, final, spans)
                 if self._open:
                     break
+                self._whole = True
             if quick and position < limit and not (self._armed or self._follows or self._connects):
                 skipped = _NOTHING.match(text, position, limit)
                 position = skipped.end() if skipped else position
@@ -107,7 +112,13 @@ class Reading:
                 self._carry = text[token.start() :]
                 break
             position = self._opening(token)
+        spans, self._composed = merged(spans, self._composed), []
         return [(max(start - base, 0), end - base) for start, end in spans if end > base]
+
+    @property
+    def armed(self) -> bool:
+        """Whether a literal that follows is a password."""
+        return self._armed and not self._open
 
     def _between(self, gap: str) -> None:
         if gap and not gap.isspace():
@@ -154,8 +165,10 @@ class Reading:
                 within = len(text) if not closed and text[end:] == "\\" else end
                 if position < within:
                     spans.append((position, within))
-            elif closed and self._nested < _MAX_DEPTH:
+            elif closed and self._whole and self._nested < _MAX_DEPTH:
                 self._look_into(text, position, end, spans)
+                if final and self._open == "'":
+                    self._composed += _composed(text, position, end, standard=self._standard)
         if not closed:
             self._carry = "" if final else text[end:]
             return end
@@ -193,6 +206,53 @@ class Reading:
         where.append(len(content))
         found = merged(reading.feed(inner, final=True), secrets(inner, connection=self._connects))
         spans += [(start + where[a], start + where[b]) for a, b in found]
+
+
+_EXECUTE = re.compile(r"(?i)(?<![\w$])execute\s+(?P<format>(?:pg_catalog\s*\.\s*)?format\s*\(\s*)?\'\Z")
+_TEXT = r"\'([^\'\\]*(?:\'\'[^\'\\]*)*)\'"
+_QUOTED = re.compile(rf"(?i)\s*\|\|\s*(?:pg_catalog\s*\.\s*)?quote_(?:literal|nullable)\s*\(\s*{_TEXT}\s*\)")
+_SPECIFIER = re.compile(r"%(?:(\d{1,3})\$)?(-?[\d*]*)(.)", re.DOTALL)
+_ARGUMENT = re.compile(rf"\s*,\s*(?:{_TEXT}|[^,()\'\"$\\]*)(?=\s*[,)])")
+
+
+def _composed(text: str, start: int, end: int, *, standard: bool) -> Spans:
+    """Passwords that become one by ``EXECUTE 'ALTER ROLE r PASSWORD ' || quote_literal('***')`` or ``format``.
+
+    The literal from ``start`` to ``end`` is what the new SQL begins with, so that it is certain what is around them.
+    """
+    begun = _EXECUTE.search(text, max(0, start - 100), start)
+    content = text[start:end]
+    if begun is None or "\\" in content:
+        return []
+    sql = content.replace("''", "'")
+    if begun["format"] is None:
+        found = _QUOTED.match(text, end + 1) if _wants_password(sql, standard) else None
+        return [] if found is None else [found.span(1)]
+    wanted, count = set(), 0
+    for found in _SPECIFIER.finditer(sql):
+        if "*" in found[2]:
+            return []
+        if found[3] != "%":
+            count = int(found[1]) if found[1] else count + 1
+            if found[3] == "L" and _wants_password(sql[: found.start()], standard):
+                wanted.add(count)
+    spans: Spans = []
+    position = end + 1
+    for number in range(1, max(wanted, default=0) + 1):
+        argument = _ARGUMENT.match(text, position)
+        if argument is None:
+            break
+        position = argument.end()
+        if number in wanted and argument[1]:
+            spans.append(argument.span(1))
+    return spans
+
+
+def _wants_password(sql: str, standard: bool) -> bool:
+    """Whether a literal that followed would be a password."""
+    reading = Reading(standard=standard, depth=_MAX_DEPTH)
+    reading.feed(sql, final=True)
+    return reading.armed
 
 
 def _overlap(text: str, position: int, tag: str) -> int:

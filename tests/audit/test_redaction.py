@@ -107,6 +107,12 @@ DYNAMIC = [
      b"DO $$BEGIN EXECUTE 'ALTER ROLE r PASSWORD ''***''; DROP TABLE t'; END$$"),
     (b"DO $a$BEGIN EXECUTE $b$ALTER ROLE r PASSWORD $c$secret$c$$b$; END$a$",
      b"DO $a$BEGIN EXECUTE $b$ALTER ROLE r PASSWORD $c$***$c$$b$; END$a$"),
+    (b"DO $$BEGIN EXECUTE 'ALTER ROLE r PASSWORD ' || quote_literal('sec''ret') || ' LOGIN'; END$$",
+     b"DO $$BEGIN EXECUTE 'ALTER ROLE r PASSWORD ' || quote_literal('***') || ' LOGIN'; END$$"),
+    (b"DO $$BEGIN EXECUTE format('ALTER ROLE %I PASSWORD %L VALID UNTIL %L', 'r', 'secret', now()); END$$",
+     b"DO $$BEGIN EXECUTE format('ALTER ROLE %I PASSWORD %L VALID UNTIL %L', 'r', '***', now()); END$$"),
+    (b"DO $$BEGIN execute pg_catalog.format('ALTER ROLE %2$I PASSWORD %1$L', 'secret', r); END$$",
+     b"DO $$BEGIN execute pg_catalog.format('ALTER ROLE %2$I PASSWORD %1$L', '***', r); END$$"),
 ]  # fmt: skip
 
 #: Nothing is taken out of these: what looks like a password is none, and would hide what is executed.
@@ -126,6 +132,16 @@ UNTOUCHED = [
     b"SELECT E'\\' password '; DROP TABLE t; --'",
     b"/* /* */ password ' */ DROP TABLE t; -- '",
     b"SELECT password.'x'",
+    b"DO $$BEGIN EXECUTE '/*' || ' password ' || quote_literal('*/DROP TABLE t'); END$$",
+    b"DO $$BEGIN s := ' password ' || quote_literal('*/DROP TABLE t'); EXECUTE '/*' || s; END$$",
+    b"DO $$BEGIN EXECUTE '/* password ' || quote_literal('*/DROP TABLE t'); END$$",
+    b"DO $$BEGIN EXECUTE 'a '' password ' || quote_literal(';DROP TABLE t;'); END$$",
+    b"DO $$BEGIN EXECUTE 'select 1 as password ' || 'from t; DROP TABLE t'; END$$",
+    b"DO $$BEGIN EXECUTE format('/* password %L', '*/DROP TABLE t'); END$$",
+    b"DO $$BEGIN EXECUTE format('password %s', 'DROP TABLE t'); END$$",
+    b"DO $$BEGIN EXECUTE format('%s password %L', 'DROP TABLE t', x); END$$",
+    b"DO $$BEGIN EXECUTE format('%*s password %L', 1, 'DROP TABLE t', x); END$$",
+    b"DO $$BEGIN EXECUTE x || format('password %L', '*/DROP TABLE t'); END$$",
 ]
 
 

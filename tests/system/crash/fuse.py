@@ -75,6 +75,9 @@ POINTS: dict[str, dict[str, int]] = {
     },
 }
 
+#: Those that a process comes to once it is started, and not under load.
+AT_START = {"agent attached"}
+
 
 class Fuse:
     """Burns at one point.

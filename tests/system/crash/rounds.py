@@ -21,7 +21,7 @@ import attrs
 
 from tests import postgres
 from tests.system.crash.apart import PEOPLE, SERVICE, Apart
-from tests.system.crash.fuse import POINTS
+from tests.system.crash.fuse import AT_START, POINTS
 from tests.system.crash.reckoning import Reckoning
 from tests.system.crash.traffic import Client, Crowd, PsqlClient, PsycopgClient, RawClient
 from tests.system.support import Process
@@ -111,15 +111,18 @@ class Campaign:
             self.violations.append(f"{victim} {number}: the clients do not get on")
         process = world.running[victim]
         passes = 0
-        if point == ANYWHERE:
+        if point == ANYWHERE or point in AT_START:
             time.sleep(self._random.uniform(0, 0.5))
             process.kill()
         else:
             passes = self._passes(POINTS[victim][point])
             world.order(victim, point, passes)
         self.kills.append(Kill(victim, number, point, passes, self._dead(process)))
-        if number % EARLY == 2:
-            self._early(victim, number)
+        if point in AT_START:
+            self._early(victim, number, point)
+        elif number % EARLY == 2:
+            points = [point for point in POINTS[victim] if not self._points or point in self._points]
+            self._early(victim, number, self._random.choice(points))
         world.begin(victim).until_up()
         world.until_shipped()
         self._say(f"{self.kills[-1]}; {self.ledger.complete} statements, {time.monotonic() - began:.1f} s")
@@ -127,9 +130,8 @@ class Campaign:
     def _passes(self, most: int) -> int:
         return max(1, round(most ** self._random.random()))
 
-    def _early(self, victim: str, number: int) -> None:
+    def _early(self, victim: str, number: int, point: str) -> None:
         """Start it with a fuse that is lit: it dies while it starts, or soon afterwards."""
-        point = self._random.choice([point for point in POINTS[victim] if not self._points or point in self._points])
         passes = self._passes(min(4, POINTS[victim][point]))
         process = self._world.begin(victim, point, passes)
         self.kills.append(Kill(victim, number, point, passes, self._dead(process), early=True))

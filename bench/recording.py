@@ -23,7 +23,7 @@ from teleport_db.audit.uids import uid_source
 from teleport_db.config.model import Address, Database
 from teleport_db.db.record import SessionRecord
 from teleport_db.db.relay import BackendRelay, FrontendRelay
-from teleport_db.pgwire.executions import Executions
+from teleport_db.pgwire.express import Express
 from teleport_db.pgwire.messages import SYNC, message, ready_for_query
 
 SQL = b"SELECT abalance FROM pgbench_accounts WHERE aid = $1"
@@ -54,7 +54,7 @@ class Session:
             client_address="127.0.0.1:5000",
         )
         self.record.database = Database("aurora", Address("localhost", 5432))
-        executions = Executions()
+        executions = Express()
 
         def record() -> None:
             self.record.statements(executions)
@@ -65,9 +65,16 @@ class Session:
         def failed(error: Exception) -> None:
             raise error
 
-        self.frontend = FrontendRelay(executions, record=record, forward=forward, failed=failed)
+        self.frontend = FrontendRelay(
+            executions, record=record, begins=self.record.begins, forward=forward, failed=failed
+        )
         self.backend = BackendRelay(
-            executions, record=record, forward=forward, failed=failed, answered=self.frontend.go_on
+            executions,
+            record=record,
+            ends=self.record.ends,
+            forward=forward,
+            failed=failed,
+            answered=self.frontend.go_on,
         )
 
     def ask(self, wire: bytes, answer: bytes) -> Callable[[], None]:

@@ -1,5 +1,5 @@
-/* What the byte path does most often, compiled.  Optional: pgwire/walk.py and audit/shipped.py have the same in Python,
- * say what each function promises, and are used where this was not built.  Nothing here is kept between two calls.
+/* What the byte path does most often, compiled.  Optional: pgwire/walk.py, pgwire/words.py, audit/shipped.py, audit/exchange.py and
+ * audit/uids.py have the same in Python, say what each function promises, and are used where this was not built.  Nothing here is kept between two calls.
  *
  * Built against the stable interface of CPython 3.11, so that one file serves that and all later versions. */
 #define PY_SSIZE_T_CLEAN
@@ -340,9 +340,366 @@ none:
     Py_RETURN_NONE;
 }
 
+/* ---- The events of one exchange ---- */
+
+#define ROOM 4096
+
+/* Bytes that are put together; `room` is what is left, and running out of it is the caller's mistake. */
+typedef struct {
+    char *begin, *in;
+    char here[ROOM];
+} text_writer;
+
+/* 0, or -1 with an exception. */
+static int
+open_writer(text_writer *writer, size_t most)
+{
+    writer->begin = most <= ROOM ? writer->here : PyMem_Malloc(most);
+    writer->in = writer->begin;
+    if (writer->begin == NULL)
+        PyErr_NoMemory();
+    return writer->begin == NULL ? -1 : 0;
+}
+
+static void
+close_writer(text_writer *writer)
+{
+    if (writer->begin != writer->here)
+        PyMem_Free(writer->begin);
+}
+
+static PyObject *
+written(text_writer *writer)
+{
+    PyObject *made = PyBytes_FromStringAndSize(writer->begin, writer->in - writer->begin);
+    close_writer(writer);
+    return made;
+}
+
+static void
+put(text_writer *writer, const char *bytes, size_t size)
+{
+    memcpy(writer->in, bytes, size);
+    writer->in += size;
+}
+
+#define PUT(writer, literal) put(writer, literal, sizeof(literal) - 1)
+
+/* At least `width` digits. */
+static void
+put_number(text_writer *writer, unsigned long long number, int width)
+{
+    char digits[24];
+    int at = sizeof digits;
+    do {
+        digits[--at] = (char)('0' + number % 10);
+        number /= 10;
+        width--;
+    } while (number != 0 || width > 0);
+    put(writer, digits + at, sizeof digits - at);
+}
+
+static void
+put_unit(text_writer *writer, unsigned unit)
+{
+    static const char hex[] = "0123456789abcdef";
+    char escaped[] = {'\\', 'u', hex[unit >> 12], hex[unit >> 8 & 15], hex[unit >> 4 & 15], hex[unit & 15]};
+    put(writer, escaped, sizeof escaped);
+}
+
+/* A character of more than one byte in UTF-8, as Python reads it: nothing overlong, no surrogates.  0: it is none. */
+static int
+put_character(text_writer *writer, at_t *in, at_t end)
+{
+    at_t at = *in;
+    unsigned first = *at++, rest = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
+    unsigned character = first & (0x3f >> rest);
+    if (first < 0xc2 || first > 0xf4 || end - at < (Py_ssize_t)rest)
+        return 0;
+    for (unsigned i = 0; i < rest; i++, at++) {
+        if ((*at & 0xc0) != 0x80)
+            return 0;
+        character = character << 6 | (*at & 0x3f);
+    }
+    if ((rest == 2 && (character < 0x800 || (character >= 0xd800 && character < 0xe000))) ||
+        (rest == 3 && (character < 0x10000 || character > 0x10ffff)))
+        return 0;
+    if (character >= 0x10000) {
+        character -= 0x10000;
+        put_unit(writer, 0xd800 | character >> 10);
+        character = 0xdc00 | (character & 0x3ff);
+    }
+    put_unit(writer, character);
+    *in = at;
+    return 1;
+}
+
+/* Six bytes for each of these, and two, at most.  0: it is no UTF-8. */
+static int
+put_quoted(text_writer *writer, const char *bytes, Py_ssize_t size)
+{
+    at_t in = (at_t)bytes, end = in + size;
+    *writer->in++ = '"';
+    while (in < end) {
+        unsigned char byte = *in;
+        if (byte >= 0x80) {
+            if (!put_character(writer, &in, end))
+                return 0;
+            continue;
+        }
+        in++;
+        if (byte >= ' ' && byte <= '~' && byte != '"' && byte != '\\') {
+            *writer->in++ = (char)byte;
+            continue;
+        }
+        const char *short_form = byte ? strchr("\"\"\\\\\nn\rr\tt\bb\ff", byte) : NULL;
+        if (short_form != NULL) {
+            *writer->in++ = '\\';
+            *writer->in++ = byte == '"' || byte == '\\' ? (char)byte : short_form[1];
+        } else
+            put_unit(writer, byte);
+    }
+    *writer->in++ = '"';
+    return 1;
+}
+
+/* RFC 3339, UTC, with milliseconds; days to a date as in Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms". */
+static void
+put_time(text_writer *writer, double now)
+{
+    unsigned long long thousandths = now > 0 ? (unsigned long long)(now * 1000.0) : 0;
+    unsigned long long seconds = thousandths / 1000, days = seconds / 86400 + 719468, of_day = seconds % 86400;
+    unsigned long long era = days / 146097, day_of_era = days % 146097;
+    unsigned long long year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
+    unsigned long long day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    unsigned long long shifted = (5 * day_of_year + 2) / 153, month = shifted < 10 ? shifted + 3 : shifted - 9;
+    put_number(writer, era * 400 + year_of_era + (month <= 2), 4);
+    PUT(writer, "-");
+    put_number(writer, month, 2);
+    PUT(writer, "-");
+    put_number(writer, day_of_year - (153 * shifted + 2) / 5 + 1, 2);
+    PUT(writer, "T");
+    put_number(writer, of_day / 3600, 2);
+    PUT(writer, ":");
+    put_number(writer, of_day / 60 % 60, 2);
+    PUT(writer, ":");
+    put_number(writer, of_day % 60, 2);
+    PUT(writer, ".");
+    put_number(writer, thousandths % 1000, 3);
+    PUT(writer, "Z");
+}
+
+/* What each event begins with, 160 bytes and the id at most. */
+#define BEGINNING 160
+
+static void
+put_beginning(text_writer *writer, int result, unsigned long long ei, const char *uid, Py_ssize_t uid_size, double now,
+              unsigned long long id)
+{
+    PUT(writer, "{\"ei\":");
+    put_number(writer, ei, 1);
+    if (result)
+        PUT(writer, ",\"event\":\"db.session.result\",\"uid\":\"");
+    else
+        PUT(writer, ",\"event\":\"db.session.query\",\"uid\":\"");
+    put(writer, uid, uid_size);
+    if (result)
+        PUT(writer, "\",\"code\":\"TDB10I\",\"time\":\"");
+    else
+        PUT(writer, "\",\"code\":\"TDB02I\",\"time\":\"");
+    put_time(writer, now);
+    PUT(writer, "\",\"statement_id\":");
+    put_number(writer, id, 1);
+}
+
+static PyObject *
+query_event(PyObject *module, PyObject *arguments)
+{
+    unsigned long long ei, id;
+    double now;
+    const char *uid, *sql, *tail;
+    Py_ssize_t uid_size, sql_size, tail_size;
+    text_writer writer;
+    if (!PyArg_ParseTuple(arguments, "Ks#dKy#y#:query_event", &ei, &uid, &uid_size, &now, &id, &sql, &sql_size, &tail,
+                          &tail_size) ||
+        open_writer(&writer, BEGINNING + uid_size + 6 * sql_size + 16 + tail_size) < 0)
+        return NULL;
+    put_beginning(&writer, 0, ei, uid, uid_size, now, id);
+    PUT(&writer, ",\"db_query\":");
+    if (!put_quoted(&writer, sql, sql_size)) {
+        close_writer(&writer);
+        Py_RETURN_NONE;
+    }
+    put(&writer, tail, tail_size);
+    return written(&writer);
+}
+
+/* 0: one of them is no UTF-8. */
+static int
+put_values(text_writer *writer, PyObject *values)
+{
+    Py_ssize_t count = PyTuple_Size(values);
+    PUT(writer, ",\"db_query_parameters\":[");
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *value = PyTuple_GetItem(values, at);
+        if (at)
+            PUT(writer, ",");
+        if (value == Py_None)
+            PUT(writer, "null");
+        else if (!put_quoted(writer, PyBytes_AsString(value), PyBytes_Size(value)))
+            return 0;
+    }
+    PUT(writer, "]");
+    return 1;
+}
+
+static PyObject *
+bound_event(PyObject *module, PyObject *arguments)
+{
+    unsigned long long ei, id;
+    double now;
+    const char *uid, *pieces, *tail;
+    Py_ssize_t uid_size, pieces_size, tail_size, most = 32;
+    PyObject *values;
+    text_writer writer;
+    if (!PyArg_ParseTuple(arguments, "Ks#dKs#O!y#:bound_event", &ei, &uid, &uid_size, &now, &id, &pieces, &pieces_size,
+                          &PyTuple_Type, &values, &tail, &tail_size))
+        return NULL;
+    for (Py_ssize_t at = 0; at < PyTuple_Size(values); at++) {
+        PyObject *value = PyTuple_GetItem(values, at);
+        if (value != Py_None && !PyBytes_Check(value)) {
+            PyErr_SetString(PyExc_TypeError, "a value is bytes or None");
+            return NULL;
+        }
+        most += value == Py_None ? 8 : 6 * PyBytes_Size(value) + 8;
+    }
+    if (open_writer(&writer, BEGINNING + uid_size + pieces_size + most + tail_size) < 0)
+        return NULL;
+    put_beginning(&writer, 0, ei, uid, uid_size, now, id);
+    PUT(&writer, ",");
+    put(&writer, pieces, pieces_size);
+    if (PyTuple_Size(values) && !put_values(&writer, values)) {
+        close_writer(&writer);
+        Py_RETURN_NONE;
+    }
+    put(&writer, tail, tail_size);
+    return written(&writer);
+}
+
+/* Milliseconds with what is needed of three decimals, and one at least. */
+static void
+put_duration(text_writer *writer, double seconds)
+{
+    unsigned long long micros = seconds > 0 ? (unsigned long long)(seconds * 1e6 + 0.5) : 0;
+    put_number(writer, micros / 1000, 1);
+    PUT(writer, ".");
+    unsigned rest = (unsigned)(micros % 1000);
+    int width = 3;
+    while (width > 1 && rest % 10 == 0) {
+        rest /= 10;
+        width--;
+    }
+    put_number(writer, rest, width);
+}
+
+static PyObject *
+result_event(PyObject *module, PyObject *arguments)
+{
+    unsigned long long ei, id, affected, rows, sent, received;
+    double now, duration;
+    const char *uid, *tag, *tail;
+    Py_ssize_t uid_size, tag_size, tail_size;
+    text_writer writer;
+    if (!PyArg_ParseTuple(arguments, "Ks#dKKKKKdy#y#:result_event", &ei, &uid, &uid_size, &now, &id, &affected, &rows,
+                          &sent, &received, &duration, &tag, &tag_size, &tail, &tail_size) ||
+        open_writer(&writer, BEGINNING + uid_size + 256 + 6 * tag_size + tail_size) < 0)
+        return NULL;
+    put_beginning(&writer, 1, ei, uid, uid_size, now, id);
+    PUT(&writer, ",\"success\":true,\"affected_records\":");
+    put_number(&writer, affected, 1);
+    PUT(&writer, ",\"rows\":");
+    put_number(&writer, rows, 1);
+    PUT(&writer, ",\"bytes_sent\":");
+    put_number(&writer, sent, 1);
+    PUT(&writer, ",\"bytes_received\":");
+    put_number(&writer, received, 1);
+    PUT(&writer, ",\"duration_ms\":");
+    put_duration(&writer, duration);
+    PUT(&writer, ",\"command_tag\":");
+    if (!put_quoted(&writer, tag, tag_size)) {
+        close_writer(&writer);
+        Py_RETURN_NONE;
+    }
+    put(&writer, tail, tail_size);
+    return written(&writer);
+}
+
+/* ---- Words that SQL may have ---- */
+
+static PyObject *
+mentions(PyObject *module, PyObject *given)
+{
+    static const char *const words[] = {"prepare", "declare", "deallocate", "pass", "secret", "token", "://", "u&"};
+    char *sql;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(given, &sql, &size) < 0)
+        return NULL;
+    for (Py_ssize_t at = 0; at < size; at++) {
+        /* Letters have their bit 5 set in lower case, and so have the signs that are looked for. */
+        char first = sql[at] | 0x20;
+        if (first != 'p' && first != 'd' && first != 's' && first != 't' && first != ':' && first != 'u')
+            continue;
+        for (size_t word = 0; word < sizeof words / sizeof *words; word++) {
+            Py_ssize_t same = 0;
+            while (words[word][same] != 0 && at + same < size && (sql[at + same] | 0x20) == words[word][same])
+                same++;
+            if (words[word][same] == 0)
+                Py_RETURN_TRUE;
+        }
+    }
+    Py_RETURN_FALSE;
+}
+
+/* ---- Random UUIDs ---- */
+
+static PyObject *
+uuids(PyObject *module, PyObject *given)
+{
+    static const char hex[] = "0123456789abcdef";
+    char *random;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(given, &random, &size) < 0)
+        return NULL;
+    PyObject *found = PyList_New(size / 16);
+    for (Py_ssize_t at = 0; found != NULL && at < size / 16; at++) {
+        char text[36], *out = text;
+        for (int i = 0; i < 16; i++) {
+            unsigned byte = (unsigned char)random[at * 16 + i];
+            if (i == 6)
+                byte = 0x40 | (byte & 0x0f);
+            if (i == 8)
+                byte = 0x80 | (byte & 0x3f);
+            if (i == 4 || i == 6 || i == 8 || i == 10)
+                *out++ = '-';
+            *out++ = hex[byte >> 4];
+            *out++ = hex[byte & 15];
+        }
+        PyObject *uuid = PyUnicode_FromStringAndSize(text, sizeof text);
+        if (uuid == NULL || PyList_SetItem(found, at, uuid) < 0)
+            Py_CLEAR(found);
+    }
+    return found;
+}
+
 static PyMethodDef methods[] = {
     {"walk", walk, METH_VARARGS, "walk(data, left, rows, size): see teleport_db.pgwire.walk.walk"},
     {"split", split, METH_VARARGS, "split(content, most): see teleport_db.audit.shipped.split"},
+    {"query_event", query_event, METH_VARARGS, "query_event(ei, uid, now, id, sql, tail): see teleport_db.audit.exchange"},
+    {"bound_event", bound_event, METH_VARARGS, "bound_event(ei, uid, now, id, pieces, values, tail): likewise"},
+    {"result_event", result_event, METH_VARARGS,
+     "result_event(ei, uid, now, id, affected, rows, sent, received, duration, tag, tail): likewise"},
+    {"mentions", mentions, METH_O, "mentions(sql): see teleport_db.pgwire.words"},
+    {"uuids", uuids, METH_O, "uuids(random): see teleport_db.audit.uids"},
     {NULL, NULL, 0, NULL},
 };
 

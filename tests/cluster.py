@@ -11,6 +11,7 @@ Every TLS is real, every wire is a :class:`tests.memory.Wire`, and nothing moves
 
 from __future__ import annotations
 
+import json
 import random
 import ssl
 import time
@@ -454,11 +455,13 @@ class FakeSpool:
         self.broken = False
         self.events: list[Mapping[str, Any]] = []
 
-    def append(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
+    def append(self, events: Sequence[Mapping[str, Any] | bytes], *, closing: bool = False) -> None:
         if self.broken or (self.full and not closing):
             raise AuditUnavailable(detail="no space left on device")
-        self.events += events
-        self.journal += [("recorded", event["event"]) for event in events]
+        for event in events:
+            fields = json.loads(event) if isinstance(event, bytes) else event
+            self.events.append(fields)
+            self.journal.append(("recorded", fields["event"]))
 
     def of(self, sid: str) -> list[Mapping[str, Any]]:
         return [event for event in self.events if event["sid"] == sid]

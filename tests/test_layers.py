@@ -42,6 +42,8 @@ FLOORS = {
     "audit.sinks.cutting": 1,
     "audit.sinks.rfc5424": 1,
     "audit.shipped": 1,
+    "audit.exchange": 1,
+    "audit.moments": 1,
     "certs": 2,
     "net": 2,
     "tunnel": 2,

@@ -14,13 +14,13 @@ Events of a session are made on the byte path: what all of them share is encoded
 from __future__ import annotations
 
 import json
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
 from teleport_db.audit.codes import CODES, FAILURE_CODES
+from teleport_db.audit.moments import timestamp
 from teleport_db.audit.redaction import STARS, PartRedaction, redact, redact_value, speaks_of_secrets
 from teleport_db.pgwire.messages import HEADER_SIZE
 from teleport_db.pgwire.values import readable
@@ -28,19 +28,6 @@ from teleport_db.pgwire.values import readable
 __all__ = ["CODES", "FAILURE_CODES", "EncodedEvent", "SessionEvents", "encode", "make_event", "timestamp"]
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_second = (0, "1970-01-01T00:00:00.")
-
-
-def timestamp(now: float) -> str:
-    """Seconds since the epoch as RFC 3339, UTC, with milliseconds: ``2026-11-22T16:05:00.125Z``."""
-    global _second  # noqa: PLW0603 - the last second's text: time.gmtime costs more than the rest of an event
-    thousandths = int(now * 1000)
-    seconds = thousandths // 1000
-    known, text = _second
-    if seconds != known:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(seconds))
-        _second = (seconds, text)
-    return f"{text}{thousandths - seconds * 1000:03d}Z"
 
 
 class EncodedEvent(Mapping[str, Any]):
@@ -132,6 +119,7 @@ class SessionEvents:
             "server_id": server_id,
         }
         self._tail = "," + _encode(shared)[1:]
+        self._ending = self._tail.encode("ascii")
         self._new_uid = new_uid
         self._next = 0
         self._redaction = PartRedaction()

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from teleport_db.audit.codes import CODES, FAILURE_CODES
 from teleport_db.audit.events import EncodedEvent, SessionEvents, list_fields, text_fields
+from teleport_db.audit.exchange import bound_event, milliseconds, query_event, result_event
 from teleport_db.audit.redaction import STARS, redact
 from teleport_db.pgwire.prepared import CommitFailed, Execution, Portal, Recorded, Refused
 
@@ -44,6 +45,31 @@ def _text(sql: bytes) -> str:
 
 class ExecutionEvents(SessionEvents):
     """The events of one session, those of its statements included."""
+
+    def begun(self, now: float, one: Execution) -> bytes:
+        """The same as :meth:`execution` of an exchange that :class:`~teleport_db.pgwire.express.Express` follows."""
+        sql, portal, made = one.sql, one.portal, None
+        if sql is not None:
+            made = query_event(self._next, self._new_uid(), now, one.id, sql, self._ending)
+        elif portal is not None and portal.prepared is not None and portal.bind is not None and not portal.bind.formats:
+            pieces = (portal.prepared.encoded or _statement(portal))[:-1]
+            values = portal.bind.parameters if self.parameters else ()
+            made = bound_event(self._next, self._new_uid(), now, one.id, pieces, values, self._ending)
+        if made is None:
+            return self.execution(now, one).json.encode("ascii")
+        self._next += 1
+        return made
+
+    def ended(self, now: float, one: Execution, duration: float) -> bytes:
+        """The same as :meth:`outcome` of such an exchange."""
+        made = result_event(
+            *(self._next, self._new_uid(), now, one.id, one.affected, one.rows, one.sent, one.received, duration),
+            *(one.tags[0], self._ending),
+        )
+        if made is None:
+            return self.outcome(now, one, duration).json.encode("ascii")
+        self._next += 1
+        return made
 
     def execution(self, now: float, one: Execution) -> EncodedEvent:
         """It is about to run."""
@@ -98,7 +124,7 @@ class ExecutionEvents(SessionEvents):
         return EncodedEvent(
             f'{begin}"statement_id":{one.id},"success":{"true" if one.success else "false"},'
             f'"affected_records":{one.affected},"rows":{one.rows},"bytes_sent":{one.sent},'
-            f'"bytes_received":{one.received},"duration_ms":{round(duration * 1000, 3)}{more}{self._tail}'
+            f'"bytes_received":{one.received},"duration_ms":{milliseconds(duration)}{more}{self._tail}'
         )
 
     def commit_failed(self, now: float, failed: CommitFailed) -> EncodedEvent:

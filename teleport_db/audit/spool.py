@@ -153,9 +153,10 @@ class Spool:
         """Bytes on disk."""
         return self._total
 
-    def append(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
+    def append(self, events: Sequence[Mapping[str, Any] | bytes], *, closing: bool = False) -> None:
         """Write events down, all or none, before this returns.
 
+        :param events: or the JSON of each.
         :param closing: they end a session, and may use what is kept free for that.
 
         Raises AuditUnavailable when they are not written: the session must not go on.
@@ -164,9 +165,9 @@ class Spool:
         lines = []
         for event in events:
             number += 1
-            encoded = event.json if type(event) is EncodedEvent else encode(event)
-            lines.append(f'{{"seq":{number},"event":{encoded}}}\n')
-        data = "".join(lines).encode("ascii")
+            encoded = event if isinstance(event, bytes) else encode(event).encode("ascii")
+            lines.append(b'{"seq":%d,"event":%b}\n' % (number, encoded))
+        data = b"".join(lines)
         if self._broken or self._total + len(data) > self._max - (0 if closing else self._reserve):
             raise AuditUnavailable(detail=self._broken or f"the spool in {self.directory} is full")
         try:

@@ -5,11 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+__all__ = ["pure_uuids", "uid_source", "uuids"]
+
 _BATCH = 64
 
 
+def pure_uuids(random: bytes) -> list[str]:
+    """A UUID of each 16 random bytes."""
+    digits = random.hex()
+    return [
+        f"{digits[i : i + 8]}-{digits[i + 8 : i + 12]}-4{digits[i + 13 : i + 16]}-"
+        f"{'89ab'[int(digits[i + 16], 16) & 3]}{digits[i + 17 : i + 20]}-{digits[i + 20 : i + 32]}"
+        for i in range(0, 32 * (len(random) // 16), 32)
+    ]
+
+
+try:
+    from teleport_db._speed import uuids
+except ImportError:  # it was installed without a compiler
+    uuids = pure_uuids
+
+
 def uid_source(entropy: Callable[[int], bytes] = os.urandom) -> Callable[[], str]:
-    """A function that returns a new UUID (version 4, RFC 9562) at each call, in 0.5 microseconds.
+    """A function that returns a new UUID (version 4, RFC 9562) at each call.
 
     :param entropy: so many random bytes, as ``os.urandom``.
     """
@@ -17,13 +35,7 @@ def uid_source(entropy: Callable[[int], bytes] = os.urandom) -> Callable[[], str
 
     def new_uid() -> str:
         if not ready:
-            digits = entropy(16 * _BATCH).hex()
-            for i in range(0, 32 * _BATCH, 32):
-                variant = "89ab"[int(digits[i + 16], 16) & 3]
-                ready.append(
-                    f"{digits[i : i + 8]}-{digits[i + 8 : i + 12]}-4{digits[i + 13 : i + 16]}-"
-                    f"{variant}{digits[i + 17 : i + 20]}-{digits[i + 20 : i + 32]}"
-                )
+            ready.extend(uuids(entropy(16 * _BATCH)))
         return ready.pop()
 
     return new_uid

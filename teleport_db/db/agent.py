@@ -395,7 +395,7 @@ class Agent(MultiService):
         about = {"cluster_name": self._cluster, "server_id": self._host_id, **fields}
         self._append([make_event(event, uid=self._around.new_uid(), time=self._clock.seconds(), **about)])
 
-    def _append(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
+    def _append(self, events: Sequence[Mapping[str, Any] | bytes], *, closing: bool = False) -> None:
         if closing:
             self._late.append(events)
         else:

@@ -27,7 +27,7 @@ MAX_WAITING: Final = 5000
 class Appendable(Protocol):
     """What of a spool is needed; :class:`teleport_db.audit.spool.Spool` has it."""
 
-    def append(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
+    def append(self, events: Sequence[Mapping[str, Any] | bytes], *, closing: bool = False) -> None:
         """Write events down; AuditUnavailable when they are not."""
 
 
@@ -39,9 +39,9 @@ class LastWords:
 
     def __init__(self, spool: Appendable) -> None:
         self._spool = spool
-        self.waiting: deque[Sequence[Mapping[str, Any]]] = deque()
+        self.waiting: deque[Sequence[Mapping[str, Any] | bytes]] = deque()
 
-    def append(self, events: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, events: Sequence[Mapping[str, Any] | bytes]) -> None:
         """Write them behind those that wait, or have them wait; AuditUnavailable when there are too many of those."""
         self.waiting.append(events)
         error = self.write()

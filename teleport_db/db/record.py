@@ -30,12 +30,12 @@ log = Logger()
 
 
 class Append(Protocol):
-    """Writes events into the spool, or raises AuditUnavailable.
+    """Writes events, or their JSON, into the spool, or raises AuditUnavailable.
 
     ``closing`` events end a session, and may use what the spool keeps free for that.
     """
 
-    def __call__(self, events: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None: ...
+    def __call__(self, events: Sequence[Mapping[str, Any] | bytes], *, closing: bool = False) -> None: ...
 
 
 class SessionRecord:
@@ -157,6 +157,29 @@ class SessionRecord:
                 if isinstance(one, Execution):
                     one.id = 0  # it does not run, so nothing will come of it
             executions.done, self._finished = done, finished  # what has come of others is said with the last words
+            raise
+
+    def begins(self, one: Execution) -> None:
+        """Write one exchange that is about to go on; AuditUnavailable when it must not."""
+        one.started = self._monotonic()
+        event = self._events.begun(self._clock.seconds(), one)
+        one.sql = one.portal = None
+        try:
+            self._append((event,))
+        except BaseException:
+            self._events.withdraw()
+            one.id = 0
+            raise
+
+    def ends(self, one: Execution) -> None:
+        """Write what came of it, before it goes on."""
+        moment = self._monotonic()
+        event = self._events.ended(self._clock.seconds(), one, moment - one.started)
+        self._finished = moment
+        try:
+            self._append((event,))
+        except BaseException:
+            self._events.withdraw()
             raise
 
     def _statements(self, executions: Executions) -> list[EncodedEvent]:

@@ -17,9 +17,10 @@ from typing import Any, Final
 
 from teleport_db.errors import AuditUnavailable, TeleportDBError
 from teleport_db.net.pace import Pace
-from teleport_db.pgwire.executions import Executions
+from teleport_db.pgwire.express import Express
 from teleport_db.pgwire.frontend import FrontendMessage, FrontendScanner
 from teleport_db.pgwire.messages import HEADER_SIZE
+from teleport_db.pgwire.prepared import Execution
 from teleport_db.pgwire.walk import BackendWalk
 
 _COMPLETE: Final = ord("C")
@@ -59,6 +60,7 @@ class FrontendRelay:
     """What the client sends, from the first message after its login.
 
     :param record: writes what ``executions`` has made into the spool, or raises AuditUnavailable.
+    :param begins: writes one exchange that begins, likewise.
     :param forward: the database's ``transport.write``.
     :param failed: told of the error that ends the session.
     :param shut: told whether more of the client is wanted.
@@ -68,9 +70,10 @@ class FrontendRelay:
 
     def __init__(
         self,
-        executions: Executions,
+        executions: Express,
         *,
         record: Callable[[], None],
+        begins: Callable[[Execution], None],
         forward: Callable[[bytes], Any],
         failed: Callable[[TeleportDBError], None],
         shut: Callable[[bool], None] = lambda shut: None,
@@ -81,7 +84,7 @@ class FrontendRelay:
         self._scanner = FrontendScanner()
         #: Chunks so far: another number than before means that the client was heard of.
         self.heard = 0
-        self._record, self._forward, self._failed = record, forward, failed
+        self._record, self._begins, self._forward, self._failed = record, begins, forward, failed
         self._shut, self._durable, self._when_synced = shut, durable, synced
         self._base = 0  # bytes of the client before the present chunk
         self._held: tuple[bytes, list[FrontendMessage], list[int], int, int] | None = None
@@ -103,6 +106,13 @@ class FrontendRelay:
             self._failed(error)
 
     def _take(self, data: bytes) -> None:
+        if self._scanner.between_messages:
+            one = self._executions.begun(data, self._base)
+            if one is not None:
+                self._begins(one)
+                self._base += len(data)
+                self._send(data, True)
+                return
         forward, messages = self._scanner.feed(data)
         if messages:
             self._pass(forward, messages, self._scanner.ends, 0, 0)
@@ -196,6 +206,7 @@ class BackendRelay:
     """What the database sends, from its ReadyForQuery on.
 
     :param record: writes what ``executions`` has done into the spool, or raises AuditUnavailable.
+    :param ends: writes one exchange that has ended, likewise.
     :param forward: the client's ``transport.write``.
     :param failed: told of the error that ends the session.
     :param answered: told that the database has answered something, and the client has it.
@@ -205,9 +216,10 @@ class BackendRelay:
 
     def __init__(
         self,
-        executions: Executions,
+        executions: Express,
         *,
         record: Callable[[], None],
+        ends: Callable[[Execution], None],
         forward: Callable[[bytes], Any],
         failed: Callable[[TeleportDBError], None],
         answered: Callable[[], None] = lambda: None,
@@ -215,7 +227,8 @@ class BackendRelay:
         self._executions = executions
         self._walk = BackendWalk()
         self._feed = self._walk.feed
-        self._record, self._forward, self._failed, self._answered = record, forward, failed, answered
+        self._record, self._ends, self._forward = record, ends, forward
+        self._failed, self._answered = failed, answered
         self._kept_back: bool | None = None  # a chunk was, and whether there was a message's end before it
         self._last_word = b""  # of a Query, perhaps: see _hold
 
@@ -226,9 +239,13 @@ class BackendRelay:
         try:
             answers = self._feed(data)
             if answers:
-                self._executions.answered(answers)
-                if self._executions.done:
-                    self._record()
+                one = self._executions.ended(answers)
+                if one is not None:
+                    self._end(one)
+                else:
+                    self._executions.answered(answers)
+                    if self._executions.done:
+                        self._record()
         except TeleportDBError as error:
             self._kept_back = before
             self._failed(error)
@@ -255,6 +272,13 @@ class BackendRelay:
             return data  # it is not at the end, or its beginning has gone on already
         self._last_word = data[-size:]
         return data[:-size]
+
+    def _end(self, one: Execution) -> None:
+        try:
+            self._ends(one)
+        except AuditUnavailable:
+            self._executions.done.append(one)  # it is said with the session's last words
+            raise
 
     def lost(self) -> None:
         """The session is over; what runs has no other result than that."""

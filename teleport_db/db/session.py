@@ -47,7 +47,7 @@ from teleport_db.errors import (
 from teleport_db.identity import Identity
 from teleport_db.interfaces import Credentials
 from teleport_db.net.pace import Pace
-from teleport_db.pgwire.executions import Executions
+from teleport_db.pgwire.express import Express
 from teleport_db.pgwire.frontend import MalformedMessage
 from teleport_db.pgwire.messages import error_for
 from teleport_db.pgwire.startup import Opening, Startup, StartupMessage
@@ -92,7 +92,7 @@ class Session:
             client_address=header.client_address,
             monotonic=around.monotonic,
         )
-        self._executions = Executions(messages=around.audit.statement_messages)
+        self._executions = Express(messages=around.audit.statement_messages)
         self._backend: Backend | None = None
         self._credentials: Credentials | None = None
         self._running: Deferred[None] | None = None
@@ -291,6 +291,7 @@ class Session:
         relay = self._relay = FrontendRelay(
             self._executions,
             record=self._record_statements,
+            begins=self._record.begins,
             forward=backend.write,
             failed=self._fail,
             shut=gate.shut,
@@ -303,6 +304,7 @@ class Session:
         self._relayed = BackendRelay(
             self._executions,
             record=self._record_statements,
+            ends=self._record.ends,
             forward=self._transport.write,
             failed=self._fail,
             answered=relay.go_on,

@@ -76,10 +76,14 @@ class _Names:
     def confirm(self, owed: Owed) -> None:
         """The server has agreed."""
         self.settle(owed)
-        self.drop(owed.name)
-        if owed.what is not None and len(self.confirmed) < MAX_NAMES:
-            self.confirmed[owed.name] = owed.what
-            self.held += owed.cost
+        self.replace(owed.name, owed.what)
+
+    def replace(self, name: bytes, what: Any) -> None:
+        """The name means something else, nothing if that is None."""
+        self.drop(name)
+        if what is not None and len(self.confirmed) < MAX_NAMES:
+            self.confirmed[name] = what
+            self.held += what.cost
 
     def drop(self, name: bytes) -> None:
         """The name means nothing any more."""

@@ -7,6 +7,7 @@ import re
 from typing import Final
 
 from teleport_db.pgwire.statements import Bind, FunctionCall, Statement
+from teleport_db.pgwire.words import mentions
 
 #: PostgreSQL compares names of statements and portals up to here (NAMEDATALEN - 1).
 NAME_SIZE: Final = 63
@@ -35,6 +36,7 @@ class Prepared:
     :ivar length: where there is a `number`, bytes of what was recorded; `sha256` of the same.
     :ivar since: the last statement id that was given before it.
     :ivar sensitive: it speaks of a password, so its parameters may be one.
+    :ivar plain: its text is here, and has none of :data:`~teleport_db.pgwire.words.WORDS`.
     :ivar used: an execution of it is in the log.
     :ivar encoded: for whoever records it, a place for what is the same each time.
     """
@@ -45,6 +47,7 @@ class Prepared:
         "encoded",
         "length",
         "number",
+        "plain",
         "sensitive",
         "sha256",
         "since",
@@ -61,6 +64,7 @@ class Prepared:
         if lowered is None:
             lowered = sql.lower() if sql is not None else b""
         self.sensitive = b"password" in lowered
+        self.plain = sql is not None and not mentions(sql)
         self.number = 0
         self.length = 0
         self.sha256 = ""
@@ -76,7 +80,7 @@ class Prepared:
         same = Prepared(self.sql, self.types, self.since)
         same._words = self.words
         same.number, same.length, same.sha256 = number, len(self.sql), hashlib.sha256(self.sql).hexdigest()
-        same.sql, same.cost = None, 0
+        same.sql, same.cost, same.plain = None, 0, False
         return same
 
     @property

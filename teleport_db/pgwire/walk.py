@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from teleport_db.errors import RemoteProtocolError
 from teleport_db.pgwire.messages import HEADER, HEADER_SIZE, MAX_LENGTH
 
+__all__ = ["KEPT", "Answer", "BackendWalk", "pure_walk", "walk"]
+
 #: An answer: its type, the beginning of its body, and since the answer before the rows and bytes, its own included.
 Answer = tuple[int, bytes, int, int]
 

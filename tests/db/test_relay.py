@@ -11,7 +11,8 @@ from zope.interface.verify import verifyObject
 
 from teleport_db.db.relay import MAX_UNSYNCED, BackendRelay, FrontendRelay, Gate
 from teleport_db.errors import AuditUnavailable, RemoteProtocolError, TeleportDBError
-from teleport_db.pgwire.executions import MAX_OWED, Executions
+from teleport_db.pgwire.executions import MAX_OWED
+from teleport_db.pgwire.express import Express
 from teleport_db.pgwire.messages import SYNC, error_response, message, ready_for_query
 from teleport_db.pgwire.prepared import Execution
 from tests.pgwire.wire import bind, copy_data, execute, parse, query
@@ -28,10 +29,11 @@ class RelayCase(SynchronousTestCase):
         self.journal: list[tuple[str, Any]] = []
         self.full = self.durable = False
         self.waiting: list[Callable[[AuditUnavailable | None], None]] = []
-        self.executions = Executions()
+        self.executions = Express()
         self.relay = FrontendRelay(
             self.executions,
             record=self.record,
+            begins=self.begins,
             forward=lambda data: self.journal.append(("forward", data)),
             failed=lambda error: self.journal.append(("failed", type(error))),
             shut=lambda shut: self.journal.append(("shut", shut)),
@@ -41,6 +43,7 @@ class RelayCase(SynchronousTestCase):
         self.backend = BackendRelay(
             self.executions,
             record=self.record,
+            ends=self.ends,
             forward=lambda data: self.journal.append(("client", data)),
             failed=lambda error: self.journal.append(("failed", type(error))),
             answered=self.relay.go_on,
@@ -55,6 +58,16 @@ class RelayCase(SynchronousTestCase):
             self.journal.append(("record", [one.sql for one in made if isinstance(one, Execution)]))
         if done:
             self.journal.append(("result", [one.id for one in done if isinstance(one, Execution)]))
+
+    def begins(self, one: Execution) -> None:
+        if self.full:
+            raise AuditUnavailable
+        self.journal.append(("record", [one.sql]))
+
+    def ends(self, one: Execution) -> None:
+        if self.full:
+            raise AuditUnavailable
+        self.journal.append(("result", [one.id]))
 
     def gone(self, what: str = "forward") -> bytes:
         return b"".join(value for kind, value in self.journal if kind == what)

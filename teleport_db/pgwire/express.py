@@ -1,0 +1,207 @@
+"""The exchanges that most sessions consist of, followed in one step each.
+
+::
+
+    Query                        -> [RowDescription] ... CommandComplete ReadyForQuery
+    [Parse] Bind Describe Execute Sync
+                                 -> [ParseComplete] BindComplete RowDescription|NoData ... CommandComplete ReadyForQuery
+
+Each as one chunk while nothing else is owed, of SQL that makes or drops no name, the second with the unnamed portal,
+of a statement that is known or of the unnamed one.  Whatever is not exactly that goes the long way of
+:mod:`teleport_db.pgwire.executions` and :mod:`teleport_db.pgwire.outcomes`; also what began so and is answered
+otherwise, or followed before it is answered: it is then put where the long way would have left it.  Both ways give
+the same executions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from teleport_db.pgwire.executions import Executions
+from teleport_db.pgwire.messages import HEADER, HEADER_SIZE, message
+from teleport_db.pgwire.messages import SYNC as SYNC_MESSAGE
+from teleport_db.pgwire.names import Owed
+from teleport_db.pgwire.prepared import DESCRIBE, EXECUTE, QUERY, SYNC, Execution, Portal, Prepared
+from teleport_db.pgwire.statements import Bind, FrontendMessage, Unreadable, decode_bind, decode_parse
+from teleport_db.pgwire.walk import Answer
+from teleport_db.pgwire.words import mentions
+
+#: Bytes of a chunk that is looked at.
+MAX_CHUNK: Final = 16384
+
+_QUERY, _PARSE, _BIND = ord("Q"), ord("P"), ord("B")
+_PARSED, _BOUND, _COMPLETE, _READY, _ROWS = ord("1"), ord("2"), ord("C"), ord("Z"), ord("T")
+_DESCRIBED = (_ROWS, ord("n"))
+#: What follows the Bind.
+_BEHIND = message(b"D", b"P\0") + message(b"E", b"\0\0\0\0\0") + SYNC_MESSAGE
+#: Tags that may drop names begin so.
+_DROPS = (b"DEALLOCATE", b"DISCARD")
+
+
+class Express(Executions):
+    """The book-keeping of one session, the common exchanges in one step."""
+
+    __slots__ = ("_alone", "_waiting")
+
+    def __init__(self, *, messages: bool = False) -> None:
+        super().__init__(messages=messages)
+        self._alone = not messages
+        self._waiting: tuple[Execution, Bind, Prepared, bool] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether the database has answered all that it was asked."""
+        return not self.owed and self._waiting is None
+
+    def begun(self, chunk: bytes, base: int) -> Execution | None:
+        """What the client begins with a chunk behind a whole message; None when it takes the long way.
+
+        Its :attr:`Execution.sql`, or `portal`, is to be recorded before the chunk goes on.
+
+        :param base: bytes that the client has sent before.
+        """
+        size = len(chunk)
+        if not HEADER_SIZE < size <= MAX_CHUNK or self.owed or self._waiting is not None or not self._alone:
+            return None
+        if self._doubt or self._skipping or self.done:
+            return None
+        kind, length = HEADER.unpack_from(chunk)
+        if kind == _QUERY:
+            if length + 1 != size or chunk.find(0, HEADER_SIZE) != size - 1:
+                return None
+            sql = chunk[HEADER_SIZE:-1]
+            if mentions(sql):
+                return None
+            one = self._one(QUERY, size, base + size)
+            one.sql = sql
+            self.owed.append(one)
+            return one
+        if kind == _BIND:
+            return self._bind_begun(chunk, 0, base)
+        return self._parse_begun(chunk, length + 1, base) if kind == _PARSE and length < size else None
+
+    def _one(self, kind: int, sent: int, end: int) -> Execution:
+        self.last_id += 1
+        self._end = self._ended = end
+        return Execution(kind, self.last_id, sent)
+
+    def _parse_begun(self, chunk: bytes, end: int, base: int) -> Execution | None:
+        if chunk[HEADER_SIZE] or not chunk.endswith(_BEHIND):
+            return None
+        names = self.names
+        try:
+            parse = decode_parse(chunk, HEADER_SIZE, end)
+        except Unreadable:
+            return None
+        prepared = Prepared(parse.sql, parse.parameter_types, self.last_id)
+        if not prepared.plain or names.statements.pending or not names.has_room(names.statements, prepared.cost):
+            return None
+        return self._bind_begun(chunk, end, base, prepared)
+
+    def _bind_begun(self, chunk: bytes, start: int, base: int, parsed: Prepared | None = None) -> Execution | None:
+        if len(chunk) < start + HEADER_SIZE + 4 or chunk[start + HEADER_SIZE] or not chunk.endswith(_BEHIND):
+            return None
+        kind, length = HEADER.unpack_from(chunk, start)
+        if kind != _BIND or start + 1 + length + len(_BEHIND) != len(chunk) or mentions(chunk):
+            return None
+        try:
+            bind = decode_bind(chunk, start + HEADER_SIZE, start + 1 + length)
+        except Unreadable:
+            return None
+        statements, prepared = self.names.statements, parsed
+        if parsed is None:
+            prepared = statements.confirmed.get(bind.statement)
+        elif bind.statement:
+            return None
+        if prepared is None or statements.pending or not prepared.plain or prepared.since < self._statements_from:
+            return None
+        prepared.used = True
+        one = self._one(EXECUTE, len(chunk) - len(SYNC_MESSAGE), base + len(chunk))
+        one.portal = Portal(prepared, bind.statement, bind, one.id - 1)
+        self._waiting = one, bind, prepared, parsed is not None
+        return one
+
+    def ended(self, answers: Sequence[Answer]) -> Execution | None:
+        """What these answers are the end of; None when they take the long way.
+
+        It is to be recorded before the answers go on.
+        """
+        if self._waiting is not None:
+            return self._bind_ended(answers)
+        owed, count = self.owed, len(answers)
+        if len(owed) != 1 or not 2 <= count <= 3 or self._doubt or (count == 3 and answers[0][0] != _ROWS):
+            return None
+        one = owed[0]
+        complete, tag, rows, size = answers[-2]
+        ready, status, _, last = answers[-1]
+        if complete != _COMPLETE or ready != _READY or one.kind != QUERY or not isinstance(one, Execution):
+            return None
+        if one.answered or one.copying or tag.startswith(_DROPS):
+            return None
+        owed.popleft()
+        one.complete(tag.partition(b"\0")[0])
+        one.rows += self._rows + rows
+        one.received += self._size + size + last + (answers[0][3] if count == 3 else 0)
+        self._rows = self._size = self._last = 0
+        names = self.names
+        if b"" in names.statements.confirmed:
+            names.statements.drop(b"")
+        if status == b"I" and names.portals.confirmed:
+            names.end_transaction()
+        return one
+
+    def _bind_ended(self, answers: Sequence[Answer]) -> Execution | None:
+        assert self._waiting is not None
+        one, _, prepared, parsed = self._waiting
+        if len(answers) != 4 + parsed or self._rows or self._size or (parsed and answers[0][0] != _PARSED):
+            return None
+        (bound, _, _, first), (described, _, _, second), (complete, tag, rows, size), (ready, status, _, _) = answers[
+            -4:
+        ]
+        if bound != _BOUND or described not in _DESCRIBED or complete != _COMPLETE or ready != _READY:
+            return None
+        if status != b"I" or tag.startswith(_DROPS):
+            return None
+        self._waiting = None
+        names = self.names
+        names.batch += 1
+        if parsed:
+            names.statements.replace(b"", prepared)
+        if names.portals.confirmed:
+            names.end_transaction()
+        one.complete(tag.partition(b"\0")[0])
+        one.rows += rows
+        one.received = first + second + size + (answers[0][3] if parsed else 0)
+        return one
+
+    def _put_back(self) -> None:
+        """The long way goes on from here."""
+        if self._waiting is None:
+            return
+        (one, bind, prepared, parsed), self._waiting = self._waiting, None
+        names = self.names
+        if parsed:
+            self.owed.append(names.prepare(b"", prepared))
+        portal = Portal(prepared, bind.statement, bind, one.id - 1)
+        portal.cost = prepared.cost + sum(len(value) for value in bind.parameters if value)
+        self.owed.append(names.portal_from(b"", portal))
+        self.owed.append(Owed(DESCRIBE, names.batch))
+        self.owed.append(one)
+        self.owed.append(Owed(SYNC, names.batch))
+        names.batch += 1
+
+    def sent(self, messages: Sequence[FrontendMessage], ends: Sequence[int], begin: int = 0, base: int = 0) -> int:
+        """As :meth:`Executions.sent`."""
+        self._put_back()
+        return super().sent(messages, ends, begin, base)
+
+    def answered(self, answers: Sequence[Answer]) -> None:
+        """As :meth:`Outcomes.answered`."""
+        self._put_back()
+        super().answered(answers)
+
+    def lost(self, rows: int = 0, size: int = 0) -> None:
+        """As :meth:`Outcomes.lost`."""
+        self._put_back()
+        super().lost(rows, size)

@@ -317,10 +317,8 @@ def _without(sql: bytes, spans: Sequence[tuple[int, int]]) -> bytes:
 def speaks_of_secrets(data: bytes) -> bool:
     """Whether there may be something to take out."""
     lowered = data.lower()
-    for hint in HINTS:  # noqa: SIM110 - quicker than any(), and on the byte path
-        if hint in lowered:
-            return True
-    return False
+    # :data:`HINTS`, one by one: a loop takes twice as long, for every statement.
+    return b"pass" in lowered or b"secret" in lowered or b"token" in lowered or b"://" in lowered
 
 
 def redact(sql: bytes) -> bytes:

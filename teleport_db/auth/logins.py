@@ -83,7 +83,7 @@ class Logins:
         try:
             proven = await self._proofs.stranger(name, password, code, address)
         except AuthenticationFailed as error:
-            await self._record(await self._shown(name), address, error=str(error))
+            await self._record(await self._shown(name), address, error=str(error), wrong=error.detail or None)
             raise
         except LimitExceeded as error:
             await self._too_many("user.login", name, address, error)
@@ -134,7 +134,7 @@ class Logins:
             user = await self._users.find(name)
             self._locks.check_user(user.name, user.roles)
         except (AuthenticationFailed, AccessDenied) as error:
-            await self._record_change(await self._shown(name), address, error=str(error))
+            await self._record_change(await self._shown(name), address, error=str(error), wrong=error.detail or None)
             raise
         except LimitExceeded as error:
             await self._too_many("user.password_change", name, address, error)
@@ -147,9 +147,9 @@ class Logins:
             raise RevisionConflict(CHANGED) from None
         await self._record_change(name, address)
 
-    async def _record_change(self, name: str, address: str, error: str = "") -> None:
+    async def _record_change(self, name: str, address: str, error: str = "", wrong: str | None = None) -> None:
         event = "user.password_change"
-        result = {"success": False, "error": error} if error else {"success": True}
+        result = {"success": False, "error": error, "wrong": wrong} if error else {"success": True}
         code = FAILURE_CODES[event] if error else ""
         await self._recorder.record(event, code, user=name, **{"addr.remote": address}, **result)
 
@@ -165,7 +165,11 @@ class Logins:
         except NotFound:
             return name[:SHOWN] + "..."
 
-    async def _record(self, name: str, address: str, error: str = "") -> None:
-        result = {"success": False, "error": error} if error else {"success": True}
+    async def _record(self, name: str, address: str, error: str = "", wrong: str | None = None) -> None:
+        """A login, or one that was none.
+
+        :param wrong: what was, which the stranger is not told.
+        """
+        result = {"success": False, "error": error, "wrong": wrong} if error else {"success": True}
         code = FAILURE_CODES["user.login"] if error else ""
         await self._recorder.record("user.login", code, user=name, method="local", **{"addr.remote": address}, **result)

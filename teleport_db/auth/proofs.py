@@ -67,7 +67,8 @@ class Proofs:
     async def stranger(self, name: str, password: str, code: str, address: str) -> Proven:
         """Somebody who logs in: the password, and a code where one is asked for.
 
-        Raises AuthenticationFailed with one text for all that can be wrong, LimitExceeded after too many.
+        Raises AuthenticationFailed with one text for all that can be wrong, and what it was as its ``detail``;
+        LimitExceeded after too many.
         """
         async with self._failures.attempt(name, address):
             second_factor = await self._preference.second_factor()
@@ -77,14 +78,16 @@ class Proofs:
             spent, recovery = self._spend(credentials, code, recovery=True)
             needed = second_factor in ("otp", "on") or (second_factor == "optional" and bool(credentials.devices))
             if not right or item is None or (needed and spent is None):
-                raise AuthenticationFailed(WRONG)
+                what = "no user" if item is None else "one-time code" if right else "password"
+                raise AuthenticationFailed(WRONG, detail=what)
             try:
                 await self._users.find(name)
             except NotFound:
-                raise AuthenticationFailed(WRONG) from None
+                raise AuthenticationFailed(WRONG, detail="no user") from None
             if not needed or spent is None:
                 return Proven(item, credentials)
-            proven = await self._swap(item, spent, recovery, AuthenticationFailed(WRONG))
+            lost = AuthenticationFailed(WRONG, detail="one-time code")
+            proven = await self._swap(item, spent, recovery, lost)
         await self._record_recovery(name, address, proven)
         return proven
 

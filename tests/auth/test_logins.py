@@ -75,6 +75,7 @@ class LoginTests(AuthCase):
             if kind is AuthenticationFailed:
                 self.assertEqual(error.public, WRONG)
                 self.assertEqual(self.audit.codes()[-1], "T1000W")
+                self.assertEqual(self.audit.events[-1]["wrong"], "password" if name == "alice" else "no user")
 
     async def test_invited_only(self) -> None:
         """Who was invited and has set no password cannot log in with an empty one."""
@@ -295,6 +296,7 @@ class OneTimeCodeTests(AuthCase):
         secret = await self.add_user()
         for steps in (-3, -2, 2, 3):
             await self.assertFailure(self.login(otp=self.code(secret, steps)), AuthenticationFailed)
+            self.assertEqual(self.audit.events[-1]["wrong"], "one-time code")
         self.clock.advance(1000)
         await self.login(otp=self.code(secret, -1))
         await self.login(otp=self.code(secret))

@@ -125,6 +125,9 @@ class _AskForTLS(Protocol):
             ready, self._ready, self._asking = self._ready, None, None
             assert self.transport is not None
             self._upper.makeConnection(self.transport)
+            transport: Any = self.transport
+            if transport.protocol is self:
+                transport.protocol = self._upper
             ready.callback(self._upper)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

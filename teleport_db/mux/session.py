@@ -63,15 +63,20 @@ from teleport_db.mux.tolerance import Tolerance
 from teleport_db.mux.window import ReceiveWindow, SendWindow
 
 _unpack = HEADER.unpack_from
+_pack = HEADER.pack
 
 
 class _Stream:
-    """What a session knows of one stream."""
+    """What a session knows of one stream.
 
-    __slots__ = ("abandoned", "acknowledged", "incoming", "outgoing", "state")
+    ``readable`` and ``writable`` follow from its state, and are asked for with every frame.
+    """
+
+    __slots__ = ("abandoned", "acknowledged", "incoming", "outgoing", "readable", "state", "writable")
 
     def __init__(self, window: int, acknowledged: bool) -> None:
         self.state = State.OPEN
+        self.readable = self.writable = True
         self.outgoing = SendWindow()
         self.incoming = ReceiveWindow(window)
         self.acknowledged = acknowledged
@@ -162,17 +167,17 @@ class Session:
 
         The data must not change until :meth:`data_to_send` was called.
         """
-        stream = self._stream(stream_id)
+        stream = self._streams.get(stream_id) or self._stream(stream_id)
         size = len(data)
         if stream is None:
             return size
-        if stream.state not in WRITABLE:
+        if not stream.writable:
             raise LocalProtocolError(f"stream {stream_id} was closed for writing")
         window = stream.outgoing
         if size <= window.left and size <= MAX_BODY:
             if size:
                 window.left -= size
-                self._out += (header(DATA, 0, stream_id, size), data)
+                self._out += (_pack(VERSION, DATA, 0, stream_id, size), data)
                 self.pending += HEADER_SIZE + size
             return size
         size = min(size, window.left)
@@ -186,8 +191,8 @@ class Session:
 
     def credit(self, stream_id: int, count: int) -> None:
         """``count`` received bytes have left; the peer hears of it at each half window."""
-        stream = self._stream(stream_id)
-        if stream is not None and stream.incoming.credit(count) and stream.state in READABLE:
+        stream = self._streams.get(stream_id) or self._stream(stream_id)
+        if stream is not None and stream.incoming.credit(count) and stream.readable:
             self._credits[stream_id] = stream.incoming
 
     def half_close(self, stream_id: int) -> None:
@@ -202,7 +207,7 @@ class Session:
         stream = self._stream(stream_id)
         if stream is not None:
             stream.abandoned = True
-            if stream.state in WRITABLE:
+            if stream.writable:
                 self.half_close(stream_id)
 
     def reset(self, stream_id: int) -> None:
@@ -266,7 +271,7 @@ class Session:
         return events
 
     def _receive(self, data: bytes, events: list[Event]) -> None:
-        position, size = 0, len(data)
+        position, size, streams = 0, len(data), self._streams
         if self._body_id and self._body:
             self._check_body()
         fields: tuple[int, int, int, int, int]
@@ -282,7 +287,7 @@ class Session:
                 if self._body:
                     return
                 if self._body_flags:
-                    self._flags(self._body_id, self._streams[self._body_id], self._body_flags, events)
+                    self._flags(self._body_id, streams[self._body_id], self._body_flags, events)
             if self._held:
                 missing = HEADER_SIZE - len(self._held)
                 self._held += data[position : position + missing]
@@ -294,6 +299,19 @@ class Session:
             elif size - position >= HEADER_SIZE:
                 fields = _unpack(data, position)
                 position += HEADER_SIZE
+                version, kind, flags, stream_id, length = fields
+                if not (version or kind or flags):
+                    # The byte path: data of a stream that is read, mostly whole.
+                    stream = streams.get(stream_id)
+                    if stream is not None and length and stream.readable and not stream.abandoned:
+                        stream.incoming.debit(length)
+                        end = position + length
+                        if end <= size:
+                            events.append(DataReceived(stream_id, data[position:end]))
+                            position = end
+                        else:
+                            self._body, self._body_id, self._body_flags = length, stream_id, 0
+                        continue
             else:
                 self._held = data[position:]
                 return
@@ -311,13 +329,6 @@ class Session:
         version, kind, flags, stream_id, length = fields
         if version != VERSION:
             raise RemoteProtocolError(f"yamux has no version {version}")
-        if kind == DATA and not flags:
-            # The byte path.
-            stream = self._streams.get(stream_id)
-            if stream is not None and length and stream.state in READABLE and not stream.abandoned:
-                stream.incoming.debit(length)
-                self._body, self._body_id, self._body_flags = length, stream_id, 0
-                return
         if flags & ~ALL_FLAGS:
             raise RemoteProtocolError(f"yamux has no flags {flags:#x}")
         if kind in (DATA, WINDOW_UPDATE):
@@ -352,12 +363,12 @@ class Session:
         if kind == WINDOW_UPDATE:
             if length:
                 stream.outgoing.grant(length)
-                if stream.state in WRITABLE and not flags & SYN:
+                if stream.writable and not flags & SYN:
                     events.append(WindowOpened(stream_id))
             elif not flags:
                 self._tolerance.idle()
         elif length:
-            if stream.state not in READABLE:
+            if not stream.readable:
                 raise RemoteProtocolError(f"data on stream {stream_id} after its end")
             stream.incoming.debit(length)
             self._body, self._body_id, self._body_flags = length, stream_id, ending
@@ -454,8 +465,9 @@ class Session:
         return 0 < stream_id <= highest and stream_id not in self._passed_over
 
     def _close(self, stream_id: int, stream: _Stream, close: Close) -> None:
-        stream.state = after(stream.state, close)
-        if stream.state is State.CLOSED:
+        state = stream.state = after(stream.state, close)
+        stream.readable, stream.writable = state in READABLE, state in WRITABLE
+        if state is State.CLOSED:
             del self._streams[stream_id]
             self._credits.pop(stream_id, None)
             if stream_id % 2 != self._peer_parity and not stream.acknowledged:

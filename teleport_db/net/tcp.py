@@ -234,8 +234,15 @@ class ClientEndpoint:
             words = _words(failure)
             result.errback(ConnectionTrouble(f"cannot reach {self._address()}: {words}") if words else failure)
 
+        def made(protocol: Any) -> None:
+            transport = protocol.transport
+            if getattr(transport.protocol, "_wrappedProtocol", None) is protocol:
+                # Twisted's wrapper has only to tell of the connection, and that is done.
+                transport.protocol = protocol
+            result.callback(protocol)
+
         connecting.addTimeout(self._timeout, self._reactor)
-        connecting.addCallbacks(result.callback, failed)
+        connecting.addCallbacks(made, failed)
         return result
 
     def _dial(self, factory: interfaces.IProtocolFactory) -> Deferred[Any]:

@@ -258,7 +258,11 @@ class AgentSide(Side):
         transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
-        super().dataReceived(data)
+        other = self.other
+        if other is not None:
+            other.transport.write(data)  # type: ignore[union-attr]
+            return
+        self._early.append(data)
         if not self._heard:
             self._heard = True
             self.answered.callback(None)
@@ -304,10 +308,13 @@ class PostgresFrontend(Side):
         self._pid = 0
 
     def dataReceived(self, data: bytes) -> None:
+        other = self.other
+        if other is not None:
+            other.transport.write(data)  # type: ignore[union-attr]
+            return
         if self._opening is None:
-            super().dataReceived(data)
-            if self.other is None:
-                self._early_data()
+            self._early.append(data)
+            self._early_data()
             return
         if self._cancelling:
             return

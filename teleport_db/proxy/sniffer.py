@@ -19,6 +19,7 @@ import enum
 import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -106,6 +107,9 @@ class Sniffer(Protocol):
             self._timer.cancel()
             self._timer = None
             self._doors.unsettled.remove(self._address, self)
+            transport: Any = self.transport
+            if transport.protocol is self and IHalfCloseableProtocol.providedBy(self._next):
+                transport.protocol = self._next  # there is nothing to do here any more
 
     def _shaken(self) -> None:
         """The handshake is done; a ClientHello alone says nothing."""

@@ -279,10 +279,6 @@ class TunnelProtocol(Protocol):
         self._attention[stream] = None
         self._schedule()
 
-    def delivered(self, stream_id: int, count: int) -> None:
-        """Bytes of a stream have left."""
-        self.session.credit(stream_id, count)
-
     def close_stream(self, stream: MuxStream) -> None:
         """A stream has sent all it had and reads no more."""
         self.session.close(stream.stream_id)

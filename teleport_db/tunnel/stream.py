@@ -230,8 +230,13 @@ class MuxStream:
             if self._incoming is None:
                 self._incoming = deque()
             self._incoming.append(data)
+            return
+        try:
+            self.protocol.dataReceived(data)
+        except Exception:
+            self._broken()
         else:
-            self._deliver(data)
+            self._tunnel.session.credit(self.stream_id, len(data))
 
     def end_arrived(self) -> None:
         """The peer sends nothing more."""
@@ -297,14 +302,6 @@ class MuxStream:
             parts.append(part)
         return (b"".join(parts), size) if len(parts) > 1 else (first, size)
 
-    def _deliver(self, data: bytes) -> None:
-        try:
-            self.protocol.dataReceived(data)
-        except Exception:
-            self._broken()
-        else:
-            self._tunnel.delivered(self.stream_id, len(data))
-
     def _deliver_queued(self) -> None:
         while self._incoming and not self._paused:
             parts, size = [self._incoming.popleft()], 0
@@ -312,7 +309,12 @@ class MuxStream:
             while self._incoming and size + len(self._incoming[0]) <= MAX_BODY:
                 parts.append(self._incoming.popleft())
                 size += len(parts[-1])
-            self._deliver(b"".join(parts) if len(parts) > 1 else parts[0])
+            try:
+                self.protocol.dataReceived(b"".join(parts) if len(parts) > 1 else parts[0])
+            except Exception:
+                self._broken()
+            else:
+                self._tunnel.session.credit(self.stream_id, size)
         if self._eof and not self._incoming and not self._paused:
             self._tell_end()
 

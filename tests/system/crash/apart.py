@@ -24,7 +24,7 @@ auth_service:
   cluster_name: test
   listen_addr: 127.0.0.1:{auth}
   tokens: ["proxy,node,database:{token}"]
-  audit: {{max_file: 256KiB}}
+  audit: {{max_file: 256KiB, sinks: [{{name: copy, type: file, path: {directory}/copy.jsonl}}]}}
 proxy_service: {{enabled: no, public_addr: "localhost:{web}"}}
 """
 

@@ -61,6 +61,8 @@ POINTS: dict[str, dict[str, int]] = {
         "renamed": 2,
         "before the answer": 8,
         "behind the answer": 8,
+        "before the sink": 4,
+        "behind the sink": 4,
         "before the state": 2,
         "behind the state": 2,
     },
@@ -192,6 +194,8 @@ def wire_agent(at: Callable[[str], None]) -> None:
 def wire_auth(at: Callable[[str], None]) -> None:
     """The points of auth: those of the log's own hook, and some around it."""
     from teleport_db.audit import log
+    from teleport_db.audit.sinks import service
+    from teleport_db.audit.sinks.file import FileTarget
     from teleport_db.services import authservice
 
     class FusedLog(log.AuditLog):
@@ -205,8 +209,14 @@ def wire_auth(at: Callable[[str], None]) -> None:
             at("before the state")
             return super()._keep_state().addCallback(lambda _: at("behind the state"))
 
+    class FusedTarget(FileTarget):
+        def _append(self, data: bytes) -> None:
+            around(at, "before the sink", super()._append, "behind the sink")(data)
+
     assert hasattr(log.AuditLog, "_finish")
     assert hasattr(log.AuditLog, "_keep_state")
+    assert hasattr(FileTarget, "_append")
+    replace(service, "FileTarget", FusedTarget)
     replace(log, "STATE_EVERY", STATE_EVERY)
     replace(log, "CHECKPOINT_SECONDS", CHECKPOINT_SECONDS)
     replace(authservice, "AuditLog", partial(FusedLog, at=at))

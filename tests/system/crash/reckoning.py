@@ -4,7 +4,7 @@
 * What PostgreSQL ran is in the log, and ran once.
 * The numbers of each source follow each other, and so do those of each session, which has a start and one end.
 * A query lacks its result only where its agent was killed, and before the client saw anything of it.
-* ``tctl audit verify`` finds nothing, and the index has what the files have.
+* ``tctl audit verify`` finds nothing, the index has what the files have, and so has a sink, to the byte.
 """
 
 from __future__ import annotations
@@ -114,7 +114,24 @@ class Reckoning:
         self.until_all()
         said = self._world.tctl("audit", "verify", fails=None)
         verified = [f"tctl audit verify: {said.text.strip()}"] if said.code else []
-        return [*verified, *(f"a client hung: {name}" for name in self._ledger.hung), *self.compared()]
+        hung = [f"a client hung: {name}" for name in self._ledger.hung]
+        return [*verified, *hung, *self.copied(), *self.compared()]
+
+    def copied(self) -> Iterator[str]:
+        """Whether the sink has each line of the log, once."""
+        path = self._world.directory / "copy.jsonl"
+
+        def log() -> Iterator[bytes]:
+            for file in logfile.files(self._directory):
+                yield from file.lines(self._directory)
+
+        size = sum(map(len, log()))
+        until(lambda: path.stat().st_size >= size, lambda: f"{size} bytes in the sink", seconds=70)
+        with path.open("rb") as copy:
+            for number, (theirs, ours) in enumerate(zip(copy, log(), strict=False), 1):
+                if theirs != ours:
+                    yield f"the sink's line {number} is {theirs[:200]!r}, the log's {ours[:200]!r}"
+                    return
 
     def compared(self) -> Iterator[str]:
         """What does not agree in that which was read."""

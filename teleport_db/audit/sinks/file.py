@@ -74,7 +74,8 @@ class FileTarget:
     def _rest(self, data: bytes, found: os.stat_result) -> tuple[bytes, int]:
         """What of a batch is to be written, and how large the file is before that, as far as it is known."""
         size, known = found.st_size, self.state.get("size", 0)
-        ours = (self.state.get("device"), self.state.get("inode")) == (found.st_dev, found.st_ino)
+        # Before the first cursor is kept, what stands at the beginning may be what a crash left of the first batch.
+        ours = not self.state or (self.state["device"], self.state["inode"]) == (found.st_dev, found.st_ino)
         if ours and size > known:
             written = os.pread(self._fd, min(size - known, len(data)), known)
             if data.startswith(written):

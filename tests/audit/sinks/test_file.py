@@ -129,6 +129,15 @@ class FileTests(FileCase):
                 self.add(1)
                 self.exact()
 
+    def test_killed_at_first(self) -> None:
+        """Also before there ever was a cursor."""
+        for point in ("part", "fsync", "rename"):
+            self.setUp()
+            self.killed(point, 1)
+            self.start()
+            self.add(1)
+            self.exact()
+
     def killed(self, point: str, nth: int) -> None:
         """A process that ends at the nth time of this."""
         left = [nth]

@@ -180,8 +180,9 @@ def _short(value: Any) -> str:
 
 def details(event: Event) -> str:
     """What there is to read in an event, on one line."""
-    texts = ("db_query", "query", "error", "message", "reason", "command_tag")
+    texts = ("db_query", "query", "error", "message", "reason", "command_tag", "statement_name", "portal_name")
     said = next((event[key] for key in texts if event.get(key)), "") or _about(event)
-    if isinstance(event.get("db_query_parameters"), list) and event["db_query_parameters"]:
-        said = f"{said} -- {', '.join(map(str, event['db_query_parameters']))}"
+    for name in ("db_query_parameters", "parameters", "function_args"):
+        if isinstance(event.get(name), list) and event[name]:
+            said = f"{said} -- {', '.join(map(str, event[name]))}"
     return clean(str(said))

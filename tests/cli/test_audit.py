@@ -279,6 +279,8 @@ class RowTests(SynchronousTestCase):
             ({"event": "db.create", "name": "aurora", "roles": ["x"]}, "aurora"),
             ({"event": "db.session.start", "roles": ["access"], "addr.remote": "192.0.2.1:5"}, "192.0.2.1:5"),
             ({"event": "user.login", "addr.remote": "192.0.2.1"}, "192.0.2.1"),
+            ({"event": "db.session.start", "statement_name": "s", "parameters": ["1", None]}, "s -- 1, None"),
+            ({"event": "db.session.start", "portal_name": "p"}, "p"),
             ({}, ""),
         ):  # fmt: skip
             self.assertEqual(details(event), said)

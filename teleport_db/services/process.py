@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,11 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import (
-    FileLogObserver,
     FilteringLogObserver,
     ILogObserver,
-    LogEvent,
     Logger,
     LogLevel,
     LogLevelFilterPredicate,
-    formatEventAsClassicLogText,
-    formatTime,
     globalLogPublisher,
     jsonFileLogObserver,
 )
@@ -40,6 +35,7 @@ from teleport_db.services.dbservice import make_agent
 from teleport_db.services.diagnostics import Diagnostics, Gauge
 from teleport_db.services.discovery import make_discovery
 from teleport_db.services.hosts import Host, Issue, keep_id, obtain
+from teleport_db.services.logtext import text_observer
 from teleport_db.services.membership import become_member
 from teleport_db.services.proxyservice import ProxyProcess, proxy_names
 from teleport_db.services.starts import Starts
@@ -284,9 +280,7 @@ def start_logging(config: Config) -> None:
                 raise ConfigError(
                     f"the log cannot be written: {error.strerror}", source=path, path="teleport.log.output"
                 ) from error
-    observer: ILogObserver = (
-        jsonFileLogObserver(output) if settings.format == "json" else FileLogObserver(output, _line)
-    )
+    observer: ILogObserver = (jsonFileLogObserver if settings.format == "json" else text_observer)(output)
     level = LogLevel.debug if config.debug else _LEVELS[settings.severity]
     predicate = LogLevelFilterPredicate(defaultLogLevel=level)
     if not config.debug:
@@ -294,16 +288,6 @@ def start_logging(config: Config) -> None:
             predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
     filtering = FilteringLogObserver(observer, [predicate])
     globalLogPublisher.addObserver(filtering)
-
-
-@lru_cache(maxsize=1)
-def _second(when: int) -> str:
-    return formatTime(when)
-
-
-def _line(event: LogEvent) -> str | None:
-    """A line of the log; its time is spelled once a second, for that takes longer than all else of it."""
-    return formatEventAsClassicLogText(event, lambda when: "-" if when is None else _second(int(when)))
 
 
 def explain(reason: Failure) -> str:

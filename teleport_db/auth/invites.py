@@ -23,6 +23,7 @@ from teleport_db.auth.devices import Devices
 from teleport_db.auth.passwords import Passwords, check_new
 from teleport_db.auth.preference import Preference
 from teleport_db.auth.recorder import Recorder
+from teleport_db.auth.refusals import Refusals
 from teleport_db.auth.secrets import NewToken, hashed, new_token
 from teleport_db.auth.signing import HOUR, bounded_ttl
 from teleport_db.auth.times import rfc3339
@@ -40,6 +41,8 @@ USED = "this link was used already"
 EXPIRED = "this link has expired"
 REPLACED = "a newer link has taken the place of this one"
 
+WRONG_CODE = "the one-time code does not fit; scan the picture and type the code it shows now"
+
 
 class Invites:
     """Makes and redeems links."""
@@ -53,6 +56,7 @@ class Invites:
         passwords: Passwords,
         preference: Preference,
         devices: Devices,
+        refusals: Refusals,
         cluster: str,
         clock: IReactorTime,
         token: NewToken = new_token,
@@ -63,6 +67,7 @@ class Invites:
         self._passwords = passwords
         self._preference = preference
         self._devices = devices
+        self._refusals = refusals
         self._cluster = cluster
         self._clock = clock
         self._token = token
@@ -92,22 +97,31 @@ class Invites:
         )
         return {"user": name, "token": token, "expires": rfc3339(expires)}
 
-    async def _find(self, token: str) -> tuple[str, Item]:
+    async def _find(self, token: str, address: str = "") -> tuple[str, Item]:
         """The user of a link that counts, and its credentials; NotFound that says why it does not, else."""
-        digest = hashed(token)
+        digest, name = hashed(token), ""
         try:
             name = (await self._backend.get(PREFIX + digest)).value["user"]
             item = await self._backend.get(CREDENTIALS + name)
+            why = self._worthless(item.value.get("invite"), digest)
         except NotFound:
-            raise NotFound(UNKNOWN) from None
-        invite = item.value.get("invite")
-        if invite is None:
-            raise NotFound(USED)
-        if not hmac.compare_digest(invite["hash"], digest):
-            raise NotFound(REPLACED)
-        if invite["expires"] <= self._clock.seconds():
-            raise NotFound(EXPIRED)
+            why = UNKNOWN
+        if why:
+            await self._refused(name, why, address)
+            raise NotFound(why)
         return name, item
+
+    def _worthless(self, invite: dict[str, Any] | None, digest: str) -> str:
+        """Why a link does not count; "" for one that does."""
+        if invite is None:
+            return USED
+        if not hmac.compare_digest(invite["hash"], digest):
+            return REPLACED
+        return EXPIRED if invite["expires"] <= self._clock.seconds() else ""
+
+    async def _refused(self, name: str, why: str, address: str) -> None:
+        where = {"addr.remote": address} if address else {}
+        await self._refusals.record("user.password_change", why, caller="", user=name, **where)
 
     async def show(self, token: str) -> dict[str, Any]:
         """What the page of the link shows: the answer of ``GET /v1/invites/TOKEN``."""
@@ -131,7 +145,7 @@ class Invites:
         count (any more), BadRequest for a password that is too short or a code that does not fit, after which the
         link still counts.
         """
-        name, item = await self._find(token)
+        name, item = await self._find(token, address)
         check_new(password)
         second_factor = await self._preference.second_factor()
         made, codes = Credentials(), list[str]()
@@ -139,7 +153,8 @@ class Invites:
             secret = item.value["invite"]["otp"]
             step = otp.matching_step(secret, code, self._clock.seconds())
             if step is None:
-                raise BadRequest("the one-time code does not fit; scan the picture and type the code it shows now")
+                await self._refused(name, WRONG_CODE, address)
+                raise BadRequest(WRONG_CODE)
             codes = self._devices.new_codes()
             made = made.with_device(Device(FIRST_DEVICE, secret, step, self._clock.seconds())).with_recovery(codes)
         made = attrs.evolve(made, password=await self._passwords.hash(password))

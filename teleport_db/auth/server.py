@@ -203,6 +203,7 @@ class AuthServer:
             passwords=self.passwords,
             preference=self.preference,
             devices=self.devices,
+            refusals=self.refusals,
             cluster=cluster_name,
             clock=self.clock,
         )

@@ -22,7 +22,7 @@ from teleport_db.auth.server import AuthServer
 from teleport_db.certs.files import write_secret
 from teleport_db.certs.tls import peer_identity, server_context
 from teleport_db.config.model import Config
-from teleport_db.errors import AuthenticationFailed
+from teleport_db.errors import AuditUnavailable, AuthenticationFailed
 from teleport_db.net.origin import OriginFactory
 from teleport_db.net.tcp import listen
 from teleport_db.net.tlslayer import TLSServerFactory
@@ -107,7 +107,7 @@ class AuthProcess(Service):
         host_id = keep_id(os.path.join(data, "hosts", "auth.id"))
 
         async def issue(public_key: bytes) -> dict[str, Any]:
-            return self.server.issue_host(["auth"], ["localhost", "127.0.0.1", "::1"], public_key, host_id)
+            return await self.issue_host("auth", ["localhost", "127.0.0.1", "::1"], public_key, host_id)
 
         self.host = Host(await obtain(issue, path=None), renew=issue, path=None, clock=reactor)
         authorities = self.server.cas()
@@ -123,7 +123,7 @@ class AuthProcess(Service):
         self._closers.add(self.port.stopListening)
         bound: Any = self.port.getHost()
         self.address = reachable(address.host), bound.port
-        self._write_admin(data)
+        await self._write_admin(data)
         self.sinks.start()
         log.info(
             "auth of cluster {cluster} listens on {address}",
@@ -153,9 +153,23 @@ class AuthProcess(Service):
         """Keep an event of this process's in the audit log."""
         await self.server.recorder.record(event, server_id=self.host.credentials.host_id, **fields)
 
-    def _write_admin(self, data: str) -> None:
+    async def issue_host(self, role: str, names: list[str], public_key: bytes, host_id: str) -> dict[str, Any]:
+        """Certificates for a service of this process, recorded: the answer that a join would get."""
+        issued = self.server.issue_host([role], names, public_key, host_id)
+        await self._signed(host_id, role, issued["expires"])
+        return issued
+
+    async def _signed(self, name: str, role: str, expires: str | None = None) -> None:
+        """Who has this process has its authorities: a disk that is full keeps it from recording, not from starting."""
+        try:
+            await self.server.recorder.record("cert.create", user=name, cert_type="host", roles=[role], expires=expires)
+        except AuditUnavailable as error:
+            log.error("a certificate of this process's was not recorded: {detail}", detail=error.detail)
+
+    async def _write_admin(self, data: str) -> None:
         """The identity with which ``tctl`` on this host calls; made anew at each start."""
         admin = self.server.local_admin_credentials()
+        await self._signed("admin", "admin")
         directory = os.path.join(data, "admin")
         os.makedirs(directory, mode=0o700, exist_ok=True)
         write_secret(os.path.join(directory, "key.pem"), admin.key_pem)

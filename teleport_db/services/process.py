@@ -164,7 +164,7 @@ class Teleport(MultiService):
         host_id = keep_id(os.path.join(self.config.teleport.data_dir, "hosts", f"{role}.id"))
 
         async def issue(public_key: bytes) -> Mapping[str, Any]:
-            return auth.server.issue_host([role], names, public_key, host_id)
+            return await auth.issue_host(role, names, public_key, host_id)
 
         return Host(await obtain(issue, path=None), renew=issue, path=None, clock=self._reactor)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from teleport_db.auth.failures import LIMIT
 from teleport_db.auth.refusals import A_MINUTE, SAME_SECONDS
-from teleport_db.errors import AccessDenied, AuthenticationFailed, LimitExceeded, TeleportDBError
+from teleport_db.errors import AccessDenied, AuthenticationFailed, LimitExceeded, NotFound, TeleportDBError
 from tests.auth.support import STATIC_TOKEN, AuthCase, Key
 
 
@@ -83,6 +83,19 @@ class RefusalTests(AuthCase):
         self.assertIn("too many", errors[-1])
         self.assertEqual(self.refused("T1000W")[-1]["addr.remote"], "192.0.2.7")
         self.assertEqual(self.refused("T3007W"), [])
+
+    async def test_links(self) -> None:
+        """A link that is nobody's, or counts no more: whose it was, where that is known."""
+        await self.add_user("alice")
+        made = await self.call("POST", "/v1/users/alice/reset", {})
+        newer = await self.call("POST", "/v1/users/alice/reset", {})
+        for link in ("nobody-s-link", made["token"]):
+            await self.assertFailure(self.call("GET", f"/v1/invites/{link}", by=self.proxy), NotFound)
+        body = {"password": "correct horse", "client_address": "192.0.2.9"}
+        await self.call("POST", f"/v1/invites/{newer['token']}", body, by=self.proxy)
+        await self.assertFailure(self.call("POST", f"/v1/invites/{newer['token']}", body, by=self.proxy), NotFound)
+        found = [(event["user"], event["addr.remote"]) for event in self.refused("T1005W")]
+        self.assertEqual(found, [("", "192.168.1.1"), ("alice", "192.168.1.1"), ("alice", "192.0.2.9")])
 
     async def test_not_recorded(self) -> None:
         """Where it cannot be recorded the call is refused all the same."""

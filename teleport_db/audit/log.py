@@ -363,10 +363,10 @@ class AuditLog:
                 await self._pack_thread(partial(housekeeping.pack_file, directory, file, at=self._at))
 
     async def _say_held(self, held: tuple[LogFile, ...], now: float) -> None:
-        if held == self._held:
-            return
+        names = [file.name for file in held if file not in self._held]
         self._held = held
-        names = [file.name for file in held]
+        if not names:
+            return
         self.log.warn(
             "a sink has not read {files} of the audit log, whose time has come: they stay", files=", ".join(names)
         )

@@ -6,6 +6,7 @@ name and through it the cluster's, are filled in by :meth:`Config.on_host`.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import attrs
 
 from teleport_db.amazon import Kind, parse_endpoint
-from teleport_db.config.sinks import Sink
+from teleport_db.config.sinks import FileSink, Sink
 from teleport_db.errors import ConfigError
 from teleport_db.hostport import host_port
 
@@ -370,6 +371,14 @@ def check(config: Config, source: str = "") -> None:
         listening += [("proxy_service.web_listen_addr", web), ("proxy_service.tunnel_listen_addr", tunnel)]
     if config.teleport.diag_addr:
         listening.append(("teleport.diag_addr", config.teleport.diag_addr))
+    log = posixpath.join(posixpath.normpath(config.teleport.data_dir), "audit")
+    for number, sink in enumerate(config.auth.audit.sinks):
+        if isinstance(sink, FileSink) and posixpath.normpath(sink.path).startswith(f"{log}/"):
+            raise ConfigError(
+                f"{log} has the audit log itself: choose another directory",
+                source=source,
+                path=f"auth_service.audit.sinks[{number}].path",
+            )
     taken: dict[Address, str] = {}
     for path, address in listening:
         other = taken.setdefault(address, path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from teleport_db.config.model import check
 from teleport_db.config.parser import parse
 from teleport_db.config.sinkreaders import _COMMON, _KINDS
 from teleport_db.config.sinks import FileSink, HTTPSSink, S3Sink, Sink, SyslogSink
@@ -166,6 +167,11 @@ class SinkTests(SynchronousTestCase):
             self.assertRegex(error.message, words, line)
             self.assertEqual((error.path, error.line), (f"auth_service.audit.sinks{key}", 4), line)
             self.assertNotIn("hush", str(error).replace("'hush'", "") if "header_files.a" in key else str(error))
+        for path in ("/var/lib/teleport/audit/x", "/var/lib//teleport/x/../audit/2027-01-15.jsonl"):
+            config = parse(f"{HEAD}    - {{name: a, type: file, path: {path}}}\n", "f")
+            error = self.assertRaises(ConfigError, check, config)
+            self.assertIn("/var/lib/teleport/audit has the audit log itself", str(error))
+        check(parse(f"{HEAD}    - {{name: a, type: file, path: /var/lib/teleport/audits}}\n", "f"))
         for lines, words in (
             (("- {name: a, type: file, path: /x}", "- {name: a, type: file, path: /y}"), "another sink .line 4"),
             (("- {name: a, type: file, path: /x}", "- {name: b, type: file, path: /x}"), "another sink writes"),

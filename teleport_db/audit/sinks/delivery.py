@@ -24,6 +24,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from teleport_db.audit.events import timestamp
+from teleport_db.audit.logfile import LogFile
 from teleport_db.audit.shipping import ThreadHook
 from teleport_db.audit.sinks.cutting import shortened
 from teleport_db.audit.sinks.reading import Batch, Cursor, Place, Reader, State, pending
@@ -80,6 +81,8 @@ class Delivery:
             log.directory, Selection(sink), max_bytes=target.max_bytes, max_records=target.max_records
         )
         self._cursor = Cursor.of(log.directory, sink.name)
+        kept = self._cursor.load()
+        self._first = kept[0].file if kept is not None else None if sink.begin == "now" else LogFile("")
         self._most = target.max_records  # less, once the other side has found a batch too large
         self._running: Deferred[None] | None = None
         self._waiting: Deferred[None] | None = None
@@ -106,6 +109,11 @@ class Delivery:
     async def _close(self) -> None:
         await self._target.close()
         await self._in_thread(self._reader.close)  # behind whatever the thread is at
+
+    @property
+    def needed(self) -> LogFile | None:
+        """The oldest file of the log that it has not read to its end; None when it is to begin with what comes."""
+        return self.place.file if self.place is not None else self._first
 
     @property
     def behind(self) -> int:

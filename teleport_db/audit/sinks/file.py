@@ -27,7 +27,7 @@ from teleport_db.certs.files import sync_directory
 from teleport_db.config.sinks import FileSink
 
 #: Bytes of a batch, and seconds that lines wait for others to come along.
-BATCH, GATHER = 1 << 20, 0.2
+BATCH, GATHER = 1 << 20, 1.0
 
 
 class FileTarget:

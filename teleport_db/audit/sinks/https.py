@@ -140,7 +140,7 @@ class HTTPSTarget:
                 "User-Agent": ["teleport-db"],
                 "Content-Type": ["application/x-ndjson"],
                 "X-Audit-Cluster": [self._cluster],
-                "X-Audit-First": [str(batch.begin.sent + 1)],
+                "X-Audit-First": [str(batch.first)],
                 "X-Audit-Count": [str(len(batch.records))],
             }
         )

@@ -10,7 +10,6 @@ remove is kept for as long as a sink has not read it, so a file that is gone was
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,12 +54,15 @@ class Place:
 class Batch:
     """Records to send, each without an end of line.
 
+    :param begin: from where on they are read, and behind which place the sink is when it has them: ``end``.
+    :param first: the number of the first one, from 1 on, among all that the sink is sent.
     :param lost: lines before ``begin`` that were gone before the sink had read them.
     """
 
     records: Sequence[bytes]
     begin: Place
     end: Place
+    first: int
     lost: int = 0
 
     @property
@@ -71,10 +73,9 @@ class Batch:
     def halves(self) -> tuple[Batch, Batch]:
         """The same in two; the cursor may move behind the second only."""
         middle = len(self.records) // 2
-        between = attrs.evolve(self.begin, sent=self.begin.sent + middle)
         return (
-            Batch(self.records[:middle], self.begin, between, self.lost),
-            Batch(self.records[middle:], between, self.end),
+            attrs.evolve(self, records=self.records[:middle]),
+            attrs.evolve(self, records=self.records[middle:], first=self.first + middle),
         )
 
 
@@ -192,7 +193,7 @@ class Reader:
 
     def _batch(self, place: Place, data: bytes) -> Batch:
         if not data:
-            return Batch((), place, place)
+            return Batch((), place, place, place.sent + 1)
         lines = data.removesuffix(b"\n").split(b"\n")
         if self._selection.everything:
             used = records = lines[: self._max_records]
@@ -202,7 +203,7 @@ class Reader:
         end = Place(
             place.file, place.offset + size, place.line + len(used), place.sent + len(records), chain_of(used[-1])
         )
-        return Batch(records, place, end)
+        return Batch(records, place, end, place.sent + 1)
 
     def _selected(self, place: Place, lines: list[bytes]) -> tuple[list[bytes], list[bytes]]:
         """The lines that were looked at, and the records among them."""
@@ -227,10 +228,3 @@ class Reader:
 def pending(place: Place, end: Position) -> float:
     """Bytes of the log behind a place, about; infinite where it has another file since."""
     return end.size - place.offset if place.file == end.file else float("inf")
-
-
-def held_back(places: Sequence[Place | None]) -> LogFile | None:
-    """The oldest file that is still needed, None for none."""
-    with contextlib.suppress(ValueError):
-        return min(LogFile("") if place is None else place.file for place in places)
-    return None

@@ -77,7 +77,7 @@ class S3Target:
                     Key=key,
                     Body=gzip.compress(batch.data, 6, mtime=0),
                     ContentType="application/gzip",
-                    Metadata={"first-record": str(batch.begin.sent + 1), "records": str(len(batch.records))},
+                    Metadata={"first-record": str(batch.first), "records": str(len(batch.records))},
                     **options,
                 )
         except Exception:

@@ -15,7 +15,6 @@ from teleport_db.audit.logfile import LogFile
 from teleport_db.audit.shipping import ThreadHook
 from teleport_db.audit.sinks.delivery import Delivery
 from teleport_db.audit.sinks.file import FileTarget
-from teleport_db.audit.sinks.reading import held_back
 from teleport_db.audit.sinks.target import Log, Target
 from teleport_db.audit.uids import uid_source
 from teleport_db.config.sinks import FileSink, HTTPSSink, S3Sink, Sink, SyslogSink
@@ -98,7 +97,8 @@ class Sinks:
 
     def needed(self) -> LogFile | None:
         """The oldest file of the log that a sink has not read to its end; None when there is no sink."""
-        return held_back([delivery.place for delivery in self.deliveries])
+        files = [delivery.needed for delivery in self.deliveries]
+        return min((file for file in files if file is not None), default=None)
 
     @property
     def behind(self) -> int:

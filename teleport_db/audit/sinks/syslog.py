@@ -35,7 +35,7 @@ from teleport_db.config.sinks import SyslogSink
 from teleport_db.errors import ConnectionTrouble
 
 #: Of a batch: bytes and messages; seconds that lines wait for others to come along.
-BATCH, MESSAGES, GATHER = 256 << 10, 1000, 0.5
+BATCH, MESSAGES, GATHER = 256 << 10, 1000, 1.0
 
 #: Seconds that a batch may take.
 SEND_SECONDS = 30.0
@@ -161,7 +161,7 @@ class SyslogTarget:
             connected: Any = await self._endpoint.connect(factory)
             link = self._link = connected
             assert link is not None
-        frames = await self._in_thread(lambda: self._format.frames(list(batch.records), batch.begin.sent + 1))
+        frames = await self._in_thread(lambda: self._format.frames(list(batch.records), batch.first))
         if not link.open:
             raise ConnectionTrouble(f"{self._where} closed the connection")
         await link.write(frames)

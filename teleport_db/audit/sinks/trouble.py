@@ -12,6 +12,9 @@ from teleport_db.errors import TeleportDBError
 #: Seconds of failing after which the audit log has an event of it.
 FAILING = 300.0
 
+#: Characters of what is said of an error.
+MAX_WORDS = 500
+
 #: Seconds after which the program's log says again why a sink fails.
 SAY_AGAIN = 3600.0
 
@@ -45,6 +48,7 @@ class Troubles:
         :param behind: lines of the log that it lacks.
         """
         words, detail = self._words(error)
+        words = " ".join(words.split())[:MAX_WORDS]
         again = bool(self.error)
         if not again:
             self.since, self._told = now, False

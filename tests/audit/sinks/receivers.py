@@ -153,6 +153,7 @@ class HTTPSReceiver(Receiver):
         self.requests: list[Request] = []
         self.lost: list[Request] = []
         self.plan: list[Any] = []
+        self.body = b""  # of an answer that has a Content-Length
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -218,6 +219,8 @@ class HTTPSReceiver(Receiver):
         for name, value in {"Content-Length": "0", **more}.items():
             request.send_header(name, value)
         request.end_headers()
+        with contextlib.suppress(OSError):
+            request.wfile.write(self.body[: int(more.get("Content-Length", 0))])
         self.tell()
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+from pathlib import Path
 
 from twisted.internet.defer import Deferred
 
@@ -11,9 +13,11 @@ from teleport_db.audit import logfile
 from teleport_db.audit.sinks.cutting import CUT
 from teleport_db.audit.sinks.delivery import LAST_RETRY, LONGEST_WAIT, REST
 from teleport_db.audit.sinks.reading import Cursor, Place
+from teleport_db.audit.sinks.records import Selection
 from teleport_db.audit.sinks.target import NotTaken
 from teleport_db.audit.sinks.trouble import FAILED, FAILING, RECOVERED
 from teleport_db.config.model import AuditFiles
+from teleport_db.config.sinks import Sink
 from tests.audit.sinks.support import AWAY, FakeTarget, SinkCase
 from tests.audit.test_log import DAY, Thread
 
@@ -30,7 +34,7 @@ class OrderTests(SinkCase):
         self.clock.advance(1)
         self.assertEqual(b"".join(batch.data for batch in self.target.batches), self.lines())
         self.assertEqual(self.target.numbers, list(range(1, 9)))
-        self.assertEqual([batch.begin.sent for batch in self.target.batches], [0, 6])
+        self.assertEqual([batch.first for batch in self.target.batches], [1, 7])
 
     def test_gathered(self) -> None:
         """Lines wait for others to come along; a batch that is full does not."""
@@ -193,7 +197,7 @@ class CursorTests(SinkCase):
         self.assertEqual(target.state, {"sent": 6})
         self.clock.advance(1)
         self.assertEqual(target.numbers, [6, 7, 8, 9])
-        self.assertEqual(target.batches[0].begin.sent, 6)
+        self.assertEqual(target.batches[0].first, 7)
 
     def test_unacknowledged(self) -> None:
         """What was sent and not acknowledged is sent again, with the same numbers."""
@@ -207,7 +211,7 @@ class CursorTests(SinkCase):
         self.begin(target=target)
         self.clock.advance(1)
         self.assertEqual(self.target.numbers, target.numbers)
-        self.assertEqual(target.batches[0].begin.sent, 0)
+        self.assertEqual(target.batches[0].first, 1)
 
     def crash(self) -> None:
         self.end()
@@ -336,7 +340,7 @@ class TroubleTests(SinkCase):
         self.write(8)
         self.clock.advance(1)
         self.assertEqual([len(batch.records) for batch in self.target.batches], [2, 2, 2, 2])
-        self.assertEqual([batch.begin.sent for batch in self.target.batches], [0, 2, 4, 6])
+        self.assertEqual([batch.first for batch in self.target.batches], [1, 3, 5, 7])
         self.write(4)
         self.clock.advance(1)
         self.assertEqual([len(batch.records) for batch in self.target.batches], [2] * 6)
@@ -406,6 +410,64 @@ class TroubleTests(SinkCase):
         self.clock.advance(1)
         self.clock.advance(1)
         self.assertEqual(self.target.numbers, [1, 2])
+
+
+class RandomTests(SinkCase):
+    """Everything at once."""
+
+    def test_everything(self) -> None:
+        """Rotation, packing, restarts, lost answers, refusals, going back: no gap, in order, the same again."""
+        for seed in range(25):
+            self.end()
+            self.shut()
+            self.directory, self.next_number = Path(self.mktemp()), 1
+            self.run_once(random.Random(seed))
+
+    def run_once(self, seed: random.Random) -> None:
+        sink = self.sink(
+            format=seed.choice(["log", "events"]), events=seed.choice([(), ("user.*",), ("db.*", "user.*")])
+        )
+        targets: list[FakeTarget] = []
+        keeping = AuditFiles(max_file=3000, compress=seed.random() < 0.5)
+
+        def start() -> None:
+            self.reopen(keeping=keeping).start()
+            targets.append(FakeTarget(max_bytes=seed.choice([400, 2000, 10**6]), max_records=seed.choice([1, 7, 1000])))
+            self.begin(sink, targets[-1])
+
+        start()
+        for _ in range(60):
+            if seed.random() < 0.4:
+                outcome = seed.choice([AWAY, NotTaken("413", too_large=True), Deferred(), None, None, None])
+                targets[-1].answers.append(outcome)
+            match seed.randrange(6):
+                case 0 | 1 | 2:
+                    self.write(seed.randrange(1, 20), size=seed.choice([10, 900]), name=seed.choice(["db.x", "user.y"]))
+                case 3:
+                    self.clock.advance(seed.choice([0, 1, 60, DAY]))
+                case 4 if targets[-1].batches:
+                    targets[-1].go_back(seed.choice(targets[-1].batches).begin)
+                case 5 if seed.random() < 0.5:
+                    start()
+            self.clock.advance(1)
+        start()
+        self.clock.pump([1] * 200)
+        assert self.delivery is not None
+        self.assertEqual(self.delivery.behind, 0)
+        self.complete(sink, targets)
+
+    def complete(self, sink: Sink, targets: list[FakeTarget]) -> None:
+        """What came, by its numbers, is what the sink is to get of the log."""
+        selection = Selection(sink)
+        wanted = [record for line in self.lines().splitlines() if (record := selection(line)) is not None]
+        found: list[bytes] = []
+        for batch in (batch for target in targets for batch in target.batches):
+            for number, record in enumerate(batch.records, batch.first - 1):
+                self.assertLessEqual(number, len(found), "a gap")
+                if number == len(found):
+                    found.append(record)
+                self.assertEqual(found[number], record)
+        self.assertEqual(found, wanted)
 
 
 class StopTests(SinkCase):

@@ -35,7 +35,7 @@ def batch(first: int, count: int, size: int = 10) -> Batch:
         for n in range(first, first + count)
     ]
     places = [Place(FILE, line=number, sent=number) for number in (first - 1, first + count - 1)]
-    return Batch(records, *places)
+    return Batch(records, *places, first)
 
 
 class PeerCase(TestCase):
@@ -147,6 +147,16 @@ class HTTPSTests(PeerCase):
         self.assertEqual((len(receiver.requests), len(receiver.lost)), (0, 2))
         await target.send(batch(1, 3))
         self.assertEqual([request.first for request in (*receiver.lost, *receiver.requests)], [1, 1, 1])
+
+    async def test_answers(self) -> None:
+        """What stands in an answer is nobody's business, however long it is."""
+        receiver = self.receiver()
+        receiver.plan = [(200, {"Content-Length": str(1 << 20)}), (200, {"Connection": "close"}), (202, {})]
+        receiver.body = b"x" * (1 << 20)
+        target = self.target(receiver)
+        for first in (1, 2, 3):
+            await target.send(batch(first, 1))
+        self.assertEqual([record["n"] for record in receiver.records], [1, 2, 3])
 
     async def test_silent(self) -> None:
         """A receiver that never answers, and one that is not there."""

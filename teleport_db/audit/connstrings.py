@@ -57,9 +57,7 @@ def secrets(text: str, *, connection: bool = False) -> Spans:
 
 
 def merged(one: Spans, other: Spans) -> Spans:
-    """What is in either."""
-    if not one or not other:
-        return sorted(one or other)
+    """What is in either, in order, without overlaps."""
     spans: Spans = []
     for start, end in sorted(one + other):
         if spans and start <= spans[-1][1]:

@@ -6,7 +6,7 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.audit.redaction import PartRedaction, redact
+from teleport_db.audit.redaction import PartRedaction, Reading, redact
 
 #: SQL with ``secret`` where a password is, and how it is kept.
 PASSWORDS = [
@@ -60,6 +60,7 @@ STRINGS = [
     (b"COPY t FROM PROGRAM 'curl https://u:secret@h/x?a=1&password=secret&b=2'",
      b"COPY t FROM PROGRAM 'curl https://u:***@h/x?a=1&password=***&b=2'"),
     (b"SELECT 'amqp://:se$cret@h'", b"SELECT 'amqp://:***@h'"),
+    (b"SELECT 'a://h/?password=seca://u:ret@h'", b"SELECT 'a://h/?password=***'"),
     (b"DO $$BEGIN PERFORM dblink_connect('host=h password=secret'); END$$",
      b"DO $$BEGIN PERFORM dblink_connect('host=h password=***'); END$$"),
     (b"DO $$BEGIN EXECUTE 'CREATE SUBSCRIPTION s CONNECTION ''host=h password=secret'' PUBLICATION p'; END$$",
@@ -184,6 +185,15 @@ class RedactTests(SynchronousTestCase):
             b"e",
             b"U&",
             b"\xff",
+            b"connection",
+            b"a=b ",
+            b"password=x",
+            b"a://u:p@h",
+            b"?password=",
+            b"execute ",
+            b"format(",
+            b"||quote_literal(",
+            b"%L",
         ]
         for _ in range(3000):
             sql = b"".join(source.choices(words, k=source.randrange(20)))
@@ -191,6 +201,10 @@ class RedactTests(SynchronousTestCase):
             self.assertEqual(redact(redacted).count(b"***"), redacted.count(b"***"), sql)
             if b"'" not in sql and b"$" not in sql:
                 self.assertEqual(redacted, sql)
+            places = [
+                place for span in Reading(standard=True).feed(sql.decode("latin-1"), final=True) for place in span
+            ]
+            self.assertEqual(places, sorted(places), sql)
 
     def test_long(self) -> None:
         """Time grows with the length and no faster, whatever the text is made of."""

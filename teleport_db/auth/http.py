@@ -89,8 +89,14 @@ class API:
         certificate = getattr(request.transport, "peer_certificate", None)
         if certificate is None:
             return
+        authorities = self._server.authorities
         try:
-            name = self._identity(certificate)[0].name
+            name = peer_identity(
+                certificate,
+                user_ca=authorities.user.certificate_pem,
+                host_ca=authorities.host.certificate_pem,
+                now=None,  # of one that has expired as well
+            ).name
         except TeleportDBError:
             name = ""
         call = f"{route.method} {route.path}"

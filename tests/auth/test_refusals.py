@@ -68,6 +68,11 @@ class RefusalTests(AuthCase):
         (event,) = self.refused("T3007W")
         self.assertEqual((event["user"], event["method"]), ("nobody", "GET /v1/status"))
         self.assertIn("does not exist", event["error"])
+        old = self.user("alice", ttl=60)
+        self.clock.advance(61)
+        await self.assertFailure(self.call("GET", "/v1/status", by=old), AuthenticationFailed)
+        self.assertEqual(self.refused("T3007W")[-1]["user"], "alice")
+        self.assertIn("expired", self.refused("T3007W")[-1]["error"])
         await self.assertFailure(self.call("PUT", "/v1/presence", {}, by=self.proxy), AccessDenied)
         self.assertIn("proxy", self.refused("T3007W")[-1]["error"])
 

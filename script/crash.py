@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument("--victim", choices=(*apart.VICTIMS, "all"), default="all", help="default: all, in turn")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 16), help="decides what is done, and where")
     parser.add_argument("--point", action="append", metavar="POINT", help="only here; may be repeated")
+    parser.add_argument("--spares", type=int, default=0, metavar="N", help="agents beside the victim, to go on with")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds is 1 at least")
@@ -79,7 +80,7 @@ def main() -> int:
         parser.error(f"{arguments.victim} has no such point")
     print(f"seed {arguments.seed}", flush=True)
     with demo.interruptible(), contextlib.ExitStack() as stack:
-        world = apart.build()
+        world = apart.build(arguments.spares)
         stack.callback(world.close)
         began = time.monotonic()
         campaign = Campaign(world, seed=arguments.seed, say=lambda line: print(line, flush=True), points=points)
@@ -92,9 +93,9 @@ def main() -> int:
             print(f"  {violation}")
         if campaign.violations:
             print(f"everything is kept in {campaign.evidence()}")
-            where = "".join(f" --point {shlex.quote(point)}" for point in points)
-            same = f"--victim {arguments.victim} --rounds {arguments.rounds} --seed {arguments.seed}{where}"
-            print(f"again: ./script/crash {same}")
+            same = [f"--victim={arguments.victim}", f"--rounds={arguments.rounds}", f"--seed={arguments.seed}"]
+            same += [f"--spares={arguments.spares}", *(f"--point={point}" for point in points)]
+            print(f"again: ./script/crash {shlex.join(same)}")
     return int(bool(campaign.violations))
 
 

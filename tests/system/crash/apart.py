@@ -60,10 +60,14 @@ TABLES = "CREATE TABLE written (word text); CREATE TABLE copied (n int, word tex
 
 
 class Apart(World):
-    """Three processes, PostgreSQL, and people who are logged in."""
+    """Three processes, PostgreSQL, and people who are logged in.
 
-    def __init__(self) -> None:
+    :param spares: agents beside the one that is killed, which serve the same database.
+    """
+
+    def __init__(self, spares: int = 0) -> None:
         super().__init__()
+        self._spares = [f"spare{number}" for number in range(spares)]
         self.running: dict[str, Process] = {}
         #: Of all clients that there ever were here.
         self.ledger = Ledger()
@@ -79,7 +83,9 @@ class Apart(World):
         self.postgres.sql(DATABASE)
         self.postgres.sql(TABLES, database="metrics", user="alice")
         self.begin(AGENT).until_up()
-        self.until_served(SERVICE)
+        for spare in self._spares:
+            self.start(spare, "teleport", "start", *self._agent(spare)).until_up()
+        self.until_served(SERVICE, agents=1 + len(self._spares))
         self.tctl("create", "-f", str(self.file("strict.yaml", STRICT)))
         for name, roles in zip(PEOPLE, ("access", "access,strict"), strict=True):
             person = self.person(name).invited("--db-names=metrics", f"--db-users={name}")
@@ -92,11 +98,7 @@ class Apart(World):
         words = {
             AUTH: ["--config=auth.yaml"],
             PROXY: ["--config=proxy.yaml", "--insecure"],
-            AGENT: [
-                *("--roles=db", f"--auth-server=localhost:{self.web}", f"--token={STATIC_TOKEN}", "--insecure"),
-                *(f"--data-dir={self.directory}/{SERVICE}", f"--db-name={SERVICE}", "--db-protocol=postgres"),
-                f"--db-uri=localhost:{self.postgres.port}",
-            ],
+            AGENT: self._agent(SERVICE),
         }[victim]
         orders = [point, str(passes)] if point else []
         process = self.start(
@@ -105,6 +107,14 @@ class Apart(World):
         )
         self.running[victim] = process
         return process
+
+    def _agent(self, data: str) -> list[str]:
+        """Flags of an agent with this data directory."""
+        return [
+            *("--roles=db", f"--auth-server=localhost:{self.web}", f"--token={STATIC_TOKEN}", "--insecure"),
+            *(f"--data-dir={self.directory}/{data}", f"--nodename={data}", f"--db-name={SERVICE}"),
+            *("--db-protocol=postgres", f"--db-uri=localhost:{self.postgres.port}"),
+        ]
 
     def _orders(self, victim: str) -> Path:
         return self.directory / f"{victim}.orders"
@@ -117,8 +127,9 @@ class Apart(World):
     # The spools.
 
     def spools(self) -> list[Path]:
-        """Those of the agent and of the proxy."""
-        return [self.directory / SERVICE / "spool" / "db", self.directory / "proxy" / "spool" / "proxy"]
+        """The agent's, those of the spares, and the proxy's."""
+        agents = [self.directory / name / "spool" / "db" for name in (SERVICE, *self._spares)]
+        return [*agents, self.directory / "proxy" / "spool" / "proxy"]
 
     def newest(self) -> list[int]:
         """The last number of each spool."""
@@ -155,10 +166,10 @@ def acknowledged_number(spool: Path) -> int:
     return 0
 
 
-def build() -> Apart:
+def build(spares: int = 0) -> Apart:
     """The cluster, up."""
     if postgres.skip:
         raise AssertionError(postgres.skip)
-    with closing_on_failure(Apart()) as world:
+    with closing_on_failure(Apart(spares)) as world:
         world.build()
     return world

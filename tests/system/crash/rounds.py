@@ -166,8 +166,9 @@ class Campaign:
     def evidence(self) -> Path:
         """A copy of the logs, the spools and the ledger, for who looks for the reason."""
         kept: Path = postgres.temporary_directory("teleport-db-crash-")
-        for name in ("data/audit", f"{SERVICE}/spool", "proxy/spool"):
-            shutil.copytree(self._world.directory / name, kept / name)
+        shutil.copytree(self._world.directory / "data" / "audit", kept / "audit")
+        for spool in self._world.spools():
+            shutil.copytree(spool, kept / spool.relative_to(self._world.directory))
         for log in self._world.directory.glob("*.log"):
             shutil.copy(log, kept)
         (kept / "postgresql.log").write_text(self._world.postgres.log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import SUPPRESS, Action
 from collections.abc import Sequence
 from typing import Any
@@ -73,6 +74,10 @@ def start_arguments(parser: Parser) -> None:
 def start(arguments: Arguments) -> int:
     """Run the services until a signal ends them."""
     config = merged(arguments)
+    if sys.platform == "linux":
+        from teleport_db.net import reactor
+
+        reactor.install()  # before anything is imported that brings one
     from teleport_db import services
 
     return services.run(config)

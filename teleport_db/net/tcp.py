@@ -71,7 +71,7 @@ else:
     _Base = object
 
 
-class _AtOnce(_Base):
+class AtOnce(_Base):
     """What is common to both ends: writing at once, and reading with one call less."""
 
     def _prepare(self) -> None:
@@ -134,7 +134,7 @@ class _AtOnce(_Base):
         return None
 
 
-class ServerTransport(_AtOnce, tcp.Server):
+class ServerTransport(AtOnce, tcp.Server):
     """An accepted connection."""
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
@@ -142,7 +142,7 @@ class ServerTransport(_AtOnce, tcp.Server):
         self._prepare()
 
 
-class ClientTransport(_AtOnce, tcp.Client):
+class ClientTransport(AtOnce, tcp.Client):
     """A connection that was dialled."""
 
     def _connectDone(self) -> None:

@@ -173,9 +173,13 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ",".join(f"{key}:{_short(value[key])}" for key in value)
     if isinstance(value, list):
-        # A key of the configuration that is another.
-        return ",".join(str(one.get("key")) if isinstance(one, dict) else str(one) for one in value)
+        return ",".join(_change(one) if isinstance(one, dict) else str(one) for one in value)
     return "yes" if value is True else str(value)
+
+
+def _change(change: dict[str, Any]) -> str:
+    """A key of a configuration that is another."""
+    return f"{change.get('key')}:{change.get('from')}->{change.get('to')}"
 
 
 def details(event: Event) -> str:

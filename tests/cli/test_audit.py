@@ -271,7 +271,7 @@ class RowTests(SynchronousTestCase):
         for event, said in (
             ({"event": "service.start", "services": ["auth", "proxy"], "after_crash": True},
              "services=auth,proxy after_crash=yes"),
-            ({"event": "config.update", "changes": [{"key": "a.b", "from": "1", "to": "2"}]}, "changes=a.b"),
+            ({"event": "config.update", "changes": [{"key": "a.b", "from": "1", "to": "2"}]}, "changes=a.b:1->2"),
             ({"event": "audit.read", "criteria": {"user": "bob", "text": "x y"}, "addr.remote": "192.0.2.1"},
              "criteria=user:bob,text:x y"),
             ({"event": "lock.created", "name": "l", "target": {"user": "bob"}}, "name=l target=user:bob"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import urllib.request
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,7 +16,7 @@ from teleport_db.cli.session import local_administrator
 from teleport_db.errors import TeleportDBError
 from tests.audit.sinks.receivers import HTTPSReceiver, SyslogReceiver, ca_file
 from tests.net.material import Material
-from tests.system.support import Process, World, until
+from tests.system.support import Process, World, free_ports, until
 
 #: Before each kill of auth, what the web server does with requests before it takes them.
 PLANS: list[list[Any]] = [
@@ -47,6 +48,7 @@ class SinkWorld(World):
 
     def __init__(self) -> None:
         super().__init__(with_postgres=False)
+        (self.diagnostics,) = free_ports(1)
         self.https, self.syslog = HTTPSReceiver(), SyslogReceiver()
         self.impostor = HTTPSReceiver(of=Material("other CA"))
         self.file("secret", "Bearer hush-hush-0815\n").chmod(0o600)
@@ -57,7 +59,14 @@ class SinkWorld(World):
         )
 
     def addresses(self) -> dict[str, str]:
-        return {**super().addresses(), "proxy_service:": self.sinks}
+        data = f"data_dir: {self.directory}/data\n  diag_addr: 127.0.0.1:{self.diagnostics}"
+        return {**super().addresses(), "data_dir: /var/lib/teleport": data, "proxy_service:": self.sinks}
+
+    def gauges(self) -> dict[str, float]:
+        """What auth's process tells Prometheus."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.diagnostics}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, value in (line.split() for line in lines if not line.startswith("#"))}
 
     def close(self) -> None:
         super().close()
@@ -132,6 +141,9 @@ class KilledTests(SynchronousTestCase):
         impostor = self.states()["impostor"]
         self.assertEqual((impostor["state"], impostor["sent"]), ("failing", 0))
         self.assertIn("does not verify", impostor["error"])
+        gauges = world.gauges()
+        self.assertEqual(gauges["teleport_db_audit_sinks_failing"], 1)
+        self.assertGreater(gauges["teleport_db_audit_sinks_behind"], done)
         self.assertEqual(world.tctl("audit", "sinks", "--check", fails=None).code, 1)
         self.assertEqual(auth.stop(), 0)
         self.complete(done)

@@ -121,6 +121,7 @@ class CrashTests(SynchronousTestCase):
         self.until_works()
         self.assertRecorded("second", seen)
         self.assertEnded("second")
+        self.world.until_recorded(event="service.start", services=["db"], after_crash=True)
 
     def test_running_query(self) -> None:
         """The agent is killed in the middle of a query: psql hears of it, PostgreSQL stops it in time."""

@@ -134,26 +134,29 @@ class LogFile:
 
 
 class PlainFile:
-    """A file that is not packed, read as a :class:`BlockFile` is."""
+    """A file that is not packed, read as a :class:`BlockFile` is.
+
+    Without a buffer, which would hold more than was asked for: behind the last durable line may stand what is taken
+    back, and something else a moment later.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
-        self.size = os.fstat(self._file.fileno()).st_size
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self._fd).st_size
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset`` on; fewer at the end."""
-        self._file.seek(offset)
-        return self._file.read(size)
+        return os.pread(self._fd, size, offset)
 
     def pieces(self, offset: int = 0) -> Iterator[bytes]:
         """All of it from ``offset`` on."""
-        self._file.seek(offset)
-        while piece := self._file.read(_PIECE):
+        while piece := os.pread(self._fd, _PIECE, offset):
             yield piece
+            offset += len(piece)
 
     def close(self) -> None:
         """Close the descriptor."""
-        self._file.close()
+        os.close(self._fd)
 
 
 def files(directory: Path) -> list[LogFile]:

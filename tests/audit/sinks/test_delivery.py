@@ -277,6 +277,23 @@ class CursorTests(SinkCase):
         self.assertEqual(self.target.numbers, [1, 2, 3, 4])
 
 
+class TakenBackTests(SinkCase):
+    """What stood behind the log's end for a moment."""
+
+    def test_taken_back(self) -> None:
+        """A write that failed and was taken back is not sent in the place of what was written instead."""
+        self.begin()
+        self.write(1)
+        path = next(self.directory.glob("*.jsonl"))
+        with open(path, "ab") as file:
+            file.write(b"x" * 4000)
+        self.clock.advance(1)
+        os.truncate(path, path.stat().st_size - 4000)
+        self.write(2)
+        self.clock.advance(1)
+        self.assertEqual(b"".join(batch.data for batch in self.target.batches), self.lines())
+
+
 class TroubleTests(SinkCase):
     """The other side takes nothing."""
 

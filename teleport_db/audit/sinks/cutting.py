@@ -18,7 +18,10 @@ def shortened(event: bytes, limit: int) -> bytes:
     """
     if len(event) <= limit:
         return event
-    fields = json.loads(event)
+    try:
+        fields = json.loads(event)
+    except (ValueError, RecursionError):
+        return event
     if not isinstance(fields, dict):
         return event
     before = fields.pop(CUT, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -116,6 +117,24 @@ class RecordTests(SynchronousTestCase):
         for text in (b"", b"x", b"[]", whole[:-1], whole[:-80], b'{"source":"h","seq":1,"event":{"ei":1,"event":"x"'):
             self.assertRaises(DamagedLine, split, text)
 
+    def test_any_bytes(self) -> None:
+        """Whatever was done to a line, it is a record or it is damaged; nothing else happens."""
+        seed, whole = random.Random(3), line(dict(session("s").start(NOW)))
+        for _ in range(5000):
+            text = bytearray(whole)
+            for _ in range(seed.randrange(1, 6)):
+                at = seed.randrange(len(text))
+                match seed.randrange(3):
+                    case 0:
+                        text[at] = seed.randrange(256)
+                    case 1:
+                        del text[at : at + seed.randrange(1, 40)]
+                    case _:
+                        text[at:at] = seed.choice([b'"', b"\\", b"{", b'","event":{', b"\xff", b'"chain":"'])
+            with contextlib.suppress(DamagedLine):
+                _, record = split(bytes(text))
+                parse(FORMAT.message(record.replace(b"\n", b" "), 1))
+
     def test_chain(self) -> None:
         """The chain value of a line, and the ending it stands in."""
         made, chain = logfile.line("host", 1, {"event": "x"}, "")
@@ -177,7 +196,9 @@ class CuttingTests(SynchronousTestCase):
         """What has no long text stays what it is."""
         numbers = json.dumps({f"n{n}": n for n in range(1000)}).encode()
         self.assertEqual(len(json.loads(shortened(numbers, 2048))), 1001)
-        self.assertEqual(shortened(b'"' + b"x" * 5000 + b'"', 2048), b'"' + b"x" * 5000 + b'"')
+        for odd in (b'"' + b"x" * 5000 + b'"', b"x" * 5000, b"[" * 5000, b"\xff" * 5000):
+            self.assertEqual(shortened(odd, 2048), odd)
+            self.assertEqual(len(FORMAT.message(odd * 2, 1)), FORMAT.limit)
 
 
 class SyslogTests(SynchronousTestCase):

@@ -142,6 +142,9 @@ class Reckoning:
                     yield f"source {source}: number {number} behind {before}"
         for sid, events in self.sessions.items():
             yield from _session_numbers(sid, events)
+        started = sum(1 for events in self.sessions.values() if events[0].get("success"))
+        if started < self._ledger.sessions:
+            yield f"clients were let in {self._ledger.sessions} times, and the log has {started} starts"
         yield from self._statements()
 
     def _statements(self) -> Iterator[str]:

@@ -107,6 +107,9 @@ def questions(count: int) -> list[tuple[Query, bool]]:
         Query(text="table1* note"),
         Query(text="table399 table398"),
         Query(text="select", user="user11", sqlstate="42P01"),
+        Query(text="select", sqlstate="42P01"),
+        Query(text="table99", sqlstate="42P01"),
+        Query(text="table17", sqlstate="42P01"),
         Query(text="table5", since=last - 86400, db_service="db5"),
     ]
     return [(query, joined) for query in found for joined in (False, True)]

@@ -68,6 +68,14 @@ class _Row:
 _COLUMNS = ", ".join(f"e.{field.name}" for field in attrs.fields(_Row))
 
 
+def _either(state: int, *, few: bool) -> str:
+    """The condition that a row or its partner has this SQLSTATE, which few have or many."""
+    if few:
+        having = f"FROM events WHERE sqlstate = {state}"
+        return f" AND e.id IN (SELECT id {having} UNION ALL SELECT partner {having} AND partner IS NOT NULL)"
+    return f" AND (e.sqlstate = {state} OR (SELECT p.sqlstate FROM events p WHERE p.id = e.partner) = {state})"
+
+
 class Finder:
     """Looks things up in an index, in its thread."""
 
@@ -90,11 +98,15 @@ class Finder:
         """
         events: list[Event] = []
         upto, size = self._index.place.count, 0
-        for row in self._candidates(query, after, oldest_first):
+        state = None
+        if joined and query.sqlstate is not None and (query.text, query.event, query.code) != (None, None, None):
+            # One event of a row has the SQLSTATE, the other what else is looked for.
+            query, state = attrs.evolve(query, sqlstate=None), query.sqlstate
+        for row in self._candidates(query, after, oldest_first, state):
             event = self._event(row)
             if event is None or not query.matches(event):
                 continue
-            shown, more = self._joined(query, row, event) if joined else (event, 0)
+            shown, more = self._joined(query, row, event, state) if joined else (event, 0)
             if shown is not None:
                 events.append(shown)
                 size += row.size + more
@@ -102,15 +114,19 @@ class Finder:
                     return Page(events, row.id, full=True, upto=upto)
         return Page(events, max(after or 0, upto) if oldest_first else None, upto=upto)
 
-    def _joined(self, query: Query, row: _Row, event: Event) -> tuple[Event | None, int]:
+    def _joined(self, query: Query, row: _Row, event: Event, state: str | None) -> tuple[Event | None, int]:
         """The row of two events, None where it comes elsewhere; and the size of the other's line.
 
         Of a long text that is not looked for the first part is the row.
+
+        :param state: the SQLSTATE that one of the two has to have.
         """
         if query.text is None and type(event.get("part")) is int and event["part"] > 0:
             return None, 0
         partner = None if row.partner is None else self._row(row.partner)
         other = None if partner is None else self._event(partner)
+        if state is not None and state not in (event.get("sqlstate"), (other or {}).get("sqlstate")):
+            return None, 0
         if partner is None or other is None:
             return event, 0
         if event["event"] == "db.session.query":
@@ -119,15 +135,19 @@ class Finder:
 
     # Candidates
 
-    def _candidates(self, query: Query, after: int | None, oldest_first: bool) -> Iterator[_Row]:
-        """Rows that may be what is looked for, and all that are, in order."""
+    def _candidates(self, query: Query, after: int | None, oldest_first: bool, state: str | None) -> Iterator[_Row]:
+        """Rows that may be what is looked for, and all that are, in order.
+
+        :param state: the SQLSTATE that they or their partners have to have.
+        """
         names = self._numbers(query)
+        pair = None if state is None else self._numbers(Query(sqlstate=state))
         low, high = self._bounds(query)
         if oldest_first:
             low = max(low, 0 if after is None else after + 1)
         elif after is not None:
             high = min(high, after - 1)
-        if names is None or low > high:
+        if names is None or low > high or (state is not None and pair is None):
             return
         best = min(names, key=lambda field: self._uses(field, names[field]), default=None)
         often = None if best is None else self._uses(best, names[best])
@@ -135,6 +155,11 @@ class Finder:
         conditions = "".join(f" AND e.{field} = {number}" for field, number in names.items())
         if query.since is not None or query.until is not None:
             conditions += f" AND e.time >= {query.oldest} AND e.time < {query.newest}"
+        if pair is not None:
+            uses = 2 * self._uses("sqlstate", pair["sqlstate"])
+            conditions += _either(pair["sqlstate"], few=uses <= FEW)
+            if often is None or uses < often:
+                best, often = None, uses
         match = " AND ".join(f'"{word}"{"*" if start else ""}' for word, start in words)
         tables = self._word_tables(low, high, oldest_first) if words else []
         if words and self._rarer(match, tables, often):
@@ -144,7 +169,7 @@ class Finder:
                 yield from self._chunks(source, f"{table}.rowid", more, (first, last), oldest_first=oldest_first)
             return
         count = self._index.place.count
-        by = f"INDEXED BY events_{best}" if often is not None and often * 4 < count else "NOT INDEXED"
+        by = f"INDEXED BY events_{best}" if best is not None and (often or 0) * 4 < count else "NOT INDEXED"
         yield from self._chunks(f"events e {by}", "e.id", conditions, (low, high), oldest_first=oldest_first)
 
     def _rarer(self, match: str, tables: list[tuple[str, int, int]], often: int | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
+import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.python.monkey import MonkeyPatcher
@@ -84,12 +85,18 @@ def walked(recorded: list[dict[str, Any]], query: Query, *, joined: bool) -> lis
             known = pending.pop((event["sid"], event["statement_id"]), None)
             if known is not None:
                 partner[number], partner[known] = known, number
-    found = []
+    found, state = [], query.sqlstate
+    if joined and state is not None and (query.text or query.event):
+        query = attrs.evolve(query, sqlstate=None)
+    else:
+        state = None
     for number, event in reversed(list(enumerate(recorded))):
-        if not query.matches(event):
+        other = recorded[partner[number]] if number in partner else {}
+        if not query.matches(event) or (
+            state is not None and state not in (event.get("sqlstate"), other.get("sqlstate"))
+        ):
             continue
         if joined and number in partner:
-            other = recorded[partner[number]]
             if event["event"] == "db.session.query":
                 found.append({**event, "result": other})
             elif not query.matches(other):
@@ -238,6 +245,32 @@ class IndexTests(LogCase):
             page = self.successResultOf(log.search(query, limit=10, joined=True))
             self.assertEqual([event["n"] for event in page.events], expected)
         self.assertEqual(self.all(log), [4, 3, 2, 1, 0])
+
+    def test_words_and_state(self) -> None:
+        """As rows, statements are found by their words and what came of them together."""
+        log = self.log()
+        made: list[dict[str, Any]] = []
+        for number in range(40):
+            shared = {"sid": f"s{number % 3}", "statement_id": number, "user": f"u{number % 2}"}
+            made.append({"event": "db.session.query", "n": number, "db_query": f"drop table t{number % 5}", **shared})
+            state = {"sqlstate": "42501"} if number % 4 == 0 else {}
+            made.append({"event": "db.session.result", "n": number, "success": not state, **state, **shared})
+        log.receive("host", list(enumerate(made, 1)))
+        for few in (1000, 0):
+            self.patch(finding, "FEW", few)
+            for query, expected in (
+                (Query(text="drop", sqlstate="42501"), range(36, -1, -4)),
+                (Query(text="t3", sqlstate="42501"), (28, 8)),
+                (Query(text="t3", sqlstate="42501", user="u1"), ()),
+                (Query(event="db.session.query", sqlstate="42501", user="u0"), range(36, -1, -4)),
+                (Query(event="db.session.result", sqlstate="42501"), range(36, -1, -4)),
+                (Query(sqlstate="42501"), range(36, -1, -4)),
+                (Query(text="drop", sqlstate="99999"), ()),
+            ):
+                page = self.successResultOf(log.search(query, limit=100, joined=True))
+                self.assertEqual([event["n"] for event in page.events], list(expected), query)
+                self.assertTrue(all(event["result"]["sqlstate"] == "42501" for event in page.events))
+            self.assertEqual(self.all(log, text="drop", sqlstate="42501"), [])
 
     def test_damaged(self) -> None:
         """One that is damaged, of another version or of another log is made anew."""

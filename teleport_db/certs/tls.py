@@ -132,6 +132,12 @@ def client_context(
 
 
 @lru_cache(maxsize=KEPT)
+def shared(certificate_der: bytes) -> bytes:
+    """The same certificate, once for all connections that were shown it."""
+    return certificate_der
+
+
+@lru_cache(maxsize=KEPT)
 def verify_name(certificate_der: bytes, name: str, *, wildcard: bool = False) -> None:
     """Check that a certificate is for ``name``, a DNS name or an IP literal.
 

@@ -47,6 +47,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from teleport_db.certs.tls import shared
 from teleport_db.clienthello import resumes
 from teleport_db.errors import ConnectionTrouble
 from teleport_db.net.tlserrors import trouble
@@ -102,11 +103,44 @@ class TLSLayer(Protocol):
     has checked the certificate anew.
     """
 
-    disconnecting = False
-    peer_certificate: bytes | None = None
-    alpn: str | None = None
-    version: str = ""
-    resumed = False
+    #: There are four of these to an idle session, and as many attributes do not fit into a shared dictionary.
+    __slots__ = (
+        "_backlog",
+        "_check",
+        "_clock",
+        "_connected",
+        "_context",
+        "_delivering",
+        "_end_below",
+        "_end_told",
+        "_failed",
+        "_half_closing",
+        "_handshake_bytes",
+        "_held",
+        "_incoming",
+        "_lost_below",
+        "_outgoing",
+        "_paused",
+        "_paused_below",
+        "_producer",
+        "_read_closed",
+        "_reason",
+        "_resumable",
+        "_state",
+        "_timeout",
+        "_timer",
+        "_tls",
+        "_write_closed",
+        "alpn",
+        "connected",
+        "disconnecting",
+        "peer_certificate",
+        "protocol",
+        "resumed",
+        "transport",
+        "version",
+    )
+
     transport: Any
 
     def __init__(
@@ -125,6 +159,13 @@ class TLSLayer(Protocol):
         resumable: Callable[[ssl.SSLSession], None] | None = None,
     ) -> None:
         self.protocol = upper
+        self.transport = None
+        self.connected = 0
+        self.disconnecting = False
+        self.peer_certificate: bytes | None = None
+        self.alpn: str | None = None
+        self.version = ""
+        self.resumed = False
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._context: ssl.SSLContext | None = context  # of a server that has heard nothing yet
@@ -205,7 +246,8 @@ class TLSLayer(Protocol):
             return
         self.version = self._tls.version() or ""
         self.alpn = self._tls.selected_alpn_protocol()
-        self.peer_certificate = self._tls.getpeercert(binary_form=True)
+        certificate = self._tls.getpeercert(binary_form=True)
+        self.peer_certificate = None if certificate is None else shared(certificate)
         self.resumed = bool(self._tls.session_reused)
         if self._check is not None:
             try:

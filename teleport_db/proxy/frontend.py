@@ -299,7 +299,7 @@ class PostgresFrontend(Side):
         super().__init__(gateway.clock)
         self._gateway = gateway
         self._address = address
-        self._settled = settled
+        self._settled: Callable[[], None] | None = settled
         self._opening: Opening | None = Opening(encrypted=True)
         self._running: Deferred[None] | None = None
         self._refused = False
@@ -328,18 +328,24 @@ class PostgresFrontend(Side):
             match event:
                 case Startup():
                     self._opening = None
-                    self._settled()
+                    self._settle()
                     if event.rest:
                         self.dataReceived(event.rest)
                     self._running = Deferred.fromCoroutine(self._run(event.message))
                     self._running.addErrback(self._unexpected)
                 case Cancel():
                     self._cancelling = True
-                    self._settled()
+                    self._settle()
                     cancelling = self._gateway.cancel(self._address, event.pid, event.secret)
                     cancelling.addCallback(lambda _: transport.loseConnection())
                 case Reply() | StartTLS():
                     transport.loseConnection()
+
+    def _settle(self) -> None:
+        """Say that the client has said what it wants, and let go of whoever counted it."""
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            settled()
 
     def readConnectionLost(self) -> None:
         """The client says no more: what it has asked for it still gets, once it has asked for a session."""

@@ -68,11 +68,14 @@ class _Row:
 _COLUMNS = ", ".join(f"e.{field.name}" for field in attrs.fields(_Row))
 
 
-def _either(state: int, *, few: bool) -> str:
-    """The condition that a row or its partner has this SQLSTATE, which few have or many."""
-    if few:
-        having = f"FROM events WHERE sqlstate = {state}"
-        return f" AND e.id IN (SELECT id {having} UNION ALL SELECT partner {having} AND partner IS NOT NULL)"
+def _either(state: int) -> str:
+    """The rows that have this SQLSTATE, and their partners."""
+    having = f"FROM events WHERE sqlstate = {state}"
+    return f"SELECT id {having} UNION SELECT partner {having} AND partner IS NOT NULL"
+
+
+def _one_of_two(state: int) -> str:
+    """The condition that a row or its partner has it, where so many do that they are not gathered."""
     return f" AND (e.sqlstate = {state} OR (SELECT p.sqlstate FROM events p WHERE p.id = e.partner) = {state})"
 
 
@@ -155,22 +158,25 @@ class Finder:
         conditions = "".join(f" AND e.{field} = {number}" for field, number in names.items())
         if query.since is not None or query.until is not None:
             conditions += f" AND e.time >= {query.oldest} AND e.time < {query.newest}"
+        either, source = "", ""
         if pair is not None:
             uses = 2 * self._uses("sqlstate", pair["sqlstate"])
-            conditions += _either(pair["sqlstate"], few=uses <= FEW)
-            if often is None or uses < often:
-                best, often = None, uses
+            either = f" AND e.id IN ({_either(pair['sqlstate'])})" if uses <= FEW else _one_of_two(pair["sqlstate"])
+            if uses <= FEW and (often is None or uses < often):
+                often, source = uses, f"({_either(pair['sqlstate'])}) x CROSS JOIN events e ON e.id = x.id"
         match = " AND ".join(f'"{word}"{"*" if start else ""}' for word, start in words)
         tables = self._word_tables(low, high, oldest_first) if words else []
         if words and self._rarer(match, tables, often):
             for table, first, last in tables:
-                source = f"{table} CROSS JOIN events e ON e.id = {table}.rowid"
-                more = f" AND {table} MATCH '{match}'{conditions}"
-                yield from self._chunks(source, f"{table}.rowid", more, (first, last), oldest_first=oldest_first)
+                by_words = f"{table} CROSS JOIN events e ON e.id = {table}.rowid"
+                more = f" AND {table} MATCH '{match}'{conditions}{either}"
+                yield from self._chunks(by_words, f"{table}.rowid", more, (first, last), oldest_first=oldest_first)
             return
-        count = self._index.place.count
-        by = f"INDEXED BY events_{best}" if best is not None and (often or 0) * 4 < count else "NOT INDEXED"
-        yield from self._chunks(f"events e {by}", "e.id", conditions, (low, high), oldest_first=oldest_first)
+        if not source:
+            count = self._index.place.count
+            by = f"INDEXED BY events_{best}" if often is not None and often * 4 < count else "NOT INDEXED"
+            source, conditions = f"events e {by}", conditions + either
+        yield from self._chunks(source, "e.id", conditions, (low, high), oldest_first=oldest_first)
 
     def _rarer(self, match: str, tables: list[tuple[str, int, int]], often: int | None) -> bool:
         """Whether to go by the words rather than by the field that is the rarest, in ``often`` events."""

@@ -87,7 +87,7 @@ def main() -> int:
         stack.callback(campaign.close)
         for victim in victims:
             campaign.run(victim, arguments.rounds)
-        campaign.violations += campaign.reckoning.indexed()
+        campaign.violations += [*campaign.reckoning.indexed(), *campaign.unreached()]
         show(campaign, victims, time.monotonic() - began)
         for violation in campaign.violations[:SHOWN]:
             print(f"  {violation}")

@@ -26,6 +26,7 @@ class RoundTests(SynchronousTestCase):
         campaign.run(victim, ROUNDS)
         self.assertEqual(campaign.violations, [])
         self.assertEqual(len(campaign.kills), ROUNDS + 1)
+        self.assertTrue(any(kill.died.endswith(f"at: {kill.point}") for kill in campaign.kills))
         self.assertGreater(campaign.ledger.complete, 100)
         return campaign
 

@@ -163,6 +163,16 @@ class Campaign:
         """Kills by victim and point."""
         return Counter((kill.victim, kill.died.removeprefix("at: ")) for kill in self.kills)
 
+    def unreached(self) -> list[str]:
+        """Points that were ordered more than once, and where no process ever came: they are not wired any more."""
+        ordered = Counter((kill.victim, kill.point) for kill in self.kills if kill.point != ANYWHERE)
+        reached = self.points()
+        return [
+            f"{victim}: was to be killed {times} times at {point!r}, and never came there"
+            for (victim, point), times in ordered.items()
+            if times > 1 and not reached[victim, point]
+        ]
+
     def evidence(self) -> Path:
         """A copy of the logs, the spools and the ledger, for who looks for the reason."""
         kept: Path = postgres.temporary_directory("teleport-db-crash-")

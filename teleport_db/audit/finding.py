@@ -75,7 +75,7 @@ def _either(state: int) -> str:
 
 
 def _one_of_two(state: int) -> str:
-    """The condition that a row or its partner has it, where so many do that they are not gathered."""
+    """The condition that a row or its partner has it, where those that have are not gathered."""
     return f" AND (e.sqlstate = {state} OR (SELECT p.sqlstate FROM events p WHERE p.id = e.partner) = {state})"
 
 
@@ -161,7 +161,7 @@ class Finder:
         either, source = "", ""
         if pair is not None:
             uses = 2 * self._uses("sqlstate", pair["sqlstate"])
-            either = f" AND e.id IN ({_either(pair['sqlstate'])})" if uses <= FEW else _one_of_two(pair["sqlstate"])
+            either = _one_of_two(pair["sqlstate"])
             if uses <= FEW and (often is None or uses < often):
                 often, source = uses, f"({_either(pair['sqlstate'])}) x CROSS JOIN events e ON e.id = x.id"
         match = " AND ".join(f'"{word}"{"*" if start else ""}' for word, start in words)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ MAX_NAMES = 50_000
 
 #: Lines of which the oldest and the newest time are kept.
 BLOCK = 1024
+
+#: Lines between two breaths.
+BREATH = 10
 
 #: The name of the file.
 NAME = "index.sqlite"
@@ -120,10 +123,11 @@ class Index:
 
     # Writing
 
-    def step(self, newest: tuple[LogFile, int], limit: int) -> int:
+    def step(self, newest: tuple[LogFile, int], limit: int, breathe: Callable[[], None] | None = None) -> int:
         """Take at most ``limit`` lines more; how many there were.
 
         :param newest: the log's newest file and its bytes that are durable: nothing behind is read.
+        :param breathe: called every :data:`BREATH` lines, to let other threads go on.
         """
         here, taken = logfile.named(self.place.file), 0
         with self.transaction():
@@ -132,7 +136,8 @@ class Index:
                     break
                 if here is None or file >= here:
                     offset = self.place.offset if file == here else 0
-                    taken += self._take(file, offset, newest[1] if file == newest[0] else 1 << 62, limit - taken)
+                    end = newest[1] if file == newest[0] else 1 << 62
+                    taken += self._take(file, offset, end, limit - taken, breathe)
         return taken
 
     @contextlib.contextmanager
@@ -149,7 +154,7 @@ class Index:
             self._load()
             raise
 
-    def _take(self, file: LogFile, offset: int, end: int, limit: int) -> int:
+    def _take(self, file: LogFile, offset: int, end: int, limit: int, breathe: Callable[[], None] | None = None) -> int:
         """Take lines of one file."""
         count, chain, taken = self.place.count, self.place.chain, 0
         rows: list[list[int | None]] = []
@@ -163,6 +168,8 @@ class Index:
             if checkpoint is not None:
                 count = checkpoint.count
             count, taken = count + 1, taken + 1
+            if breathe is not None and taken % BREATH == 0:
+                breathe()
             record = logfile.record(line) if checkpoint is None else None
             if record is not None:
                 self._add(record["event"], [count, number, offset, len(line)], rows, texts, uses)

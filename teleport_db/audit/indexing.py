@@ -41,6 +41,9 @@ STEP, REST = 500, 19
 #: Seconds without a new line after which the log does not grow.
 QUIET = 1.0
 
+#: Seconds of a breath: enough for another thread to wake up.
+BREATH_SECONDS = 0.0002
+
 #: Lines of one step for who asks.
 ASKED = 2000
 
@@ -62,7 +65,7 @@ class Indexing:
     :param durable: the end of the log that is on the disk.
     :param clock: for rests.
     :param in_thread: one thread, in which the index is used.
-    :param elapsed: seconds of a clock that only goes forward, called in that thread.
+    :param elapsed: seconds of a clock that only goes forward, called in that thread; ``sleep`` likewise.
     """
 
     log = Logger()
@@ -75,9 +78,10 @@ class Indexing:
         clock: IReactorTime,
         in_thread: ThreadHook,
         elapsed: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._directory, self._durable, self._clock = directory, durable, clock
-        self._in_thread, self._elapsed = in_thread, elapsed
+        self._in_thread, self._elapsed, self._sleep = in_thread, elapsed, sleep
         self._index: Index | None = None
         self._finder: Finder | None = None
         self._timer: IDelayedCall | None = None
@@ -132,6 +136,10 @@ class Indexing:
             self._finder = Finder(self._index)
         return self._index, self._finder
 
+    def _breathe(self) -> None:
+        """Let the reactor's thread have the interpreter: it would wait for it some milliseconds at each system call."""
+        self._sleep(BREATH_SECONDS)
+
     def _close(self) -> None:
         if self._finder is not None and self._index is not None:
             self._finder.close()
@@ -147,7 +155,7 @@ class Indexing:
         def step() -> tuple[float, int]:
             begun = self._elapsed()
             index, _ = self._open()
-            taken = index.step((durable.file, durable.size), STEP)
+            taken = index.step((durable.file, durable.size), STEP, self._breathe)
             return self._elapsed() - begun, taken
 
         self._in_thread(step).addCallbacks(self._stepped, self._failed)

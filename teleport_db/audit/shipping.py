@@ -2,8 +2,10 @@
 
 ::
 
-    idle --notify--> a moment for more to come --> sync --> read --> send --> acknowledge --> next batch, or idle
-                                                     \\------- failure: wait with jitter, again -------/
+    idle --notify--> a moment for more to come --> sync --> read --> send --> acknowledge --> idle
+                                                    ^        ^  \\---- failure: wait with jitter, again ----/
+                                                    |        \\----------- what else was synced ------------/
+                                                    \\---- half a second, if there is more ----------------/
 
 A batch whose acknowledgement was lost is sent again, and the auth server drops what it has.
 """
@@ -27,6 +29,9 @@ ThreadHook = Callable[[Callable[[], Any]], "Deferred[Any]"]
 
 #: Seconds that a first event waits for others to come along.
 GATHER = 0.1
+
+#: Seconds between two syncs while more comes: each holds up what is appended meanwhile.
+SPACING = 0.5
 
 #: Seconds before the first retry and between later ones at most; each is cut by a random factor.
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
@@ -129,11 +134,13 @@ class Shipper:
                 longest = min(LAST_RETRY, FIRST_RETRY * 2 ** min(self._failures - 1, 10))
                 self._schedule(longest * (0.5 + 0.5 * self._random()))
             elif self._spool.pending:
-                self._schedule(0 if self._spool.pending >= self._batch else GATHER)
+                waits = not self._flushing and self._spool.synced <= self._spool.acknowledged
+                self._schedule(SPACING if waits else 0)
 
     async def _one_round(self) -> None:
         try:
-            await self._commits.sync()
+            if self._spool.synced <= self._spool.acknowledged:
+                await self._commits.sync()
             events = self._spool.read(self._spool.acknowledged, self._batch)
             if events:
                 acknowledged = await self._deliver(events)

@@ -12,7 +12,8 @@ from twisted.python.monkey import MonkeyPatcher
 
 from teleport_db.audit import finding, index, logfile
 from teleport_db.audit.finding import Page
-from teleport_db.audit.index import NAME
+from teleport_db.audit.index import BREATH, NAME
+from teleport_db.audit.indexing import BREATH_SECONDS
 from teleport_db.audit.log import AuditLog
 from teleport_db.audit.query import Query, event_words, milliseconds, wanted_words
 from teleport_db.config.model import AuditFiles
@@ -337,7 +338,9 @@ class IndexTests(LogCase):
         """While the log grows a step, then a rest 19 times as long; what is left when it does not, at once."""
         log = self.log()
         ticks = iter(range(100))
+        breaths: list[float] = []
         log._indexing._elapsed = lambda: next(ticks)
+        log._indexing._sleep = breaths.append
         log.receive("host", [(number, {"n": number}) for number in range(1, 2001)])
         moments = []
         for number in range(2001, 2119):
@@ -351,6 +354,7 @@ class IndexTests(LogCase):
             [(round(when, 1), place) for when, place in moments],
             [(0.5, 500), (19.5, 1000), (38.5, 1500), (57.5, 2081)],
         )
+        self.assertEqual(breaths, [BREATH_SECONDS] * (2081 // BREATH))  # the reactor's thread is let in between
 
 
 class SessionTests(LogCase):

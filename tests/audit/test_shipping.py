@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.audit.shipping import FIRST_RETRY, GATHER, LAST_RETRY, Shipper
+from teleport_db.audit.shipping import FIRST_RETRY, GATHER, LAST_RETRY, SPACING, Shipper
 from teleport_db.audit.spool import Batch, Spool
 from teleport_db.errors import AuditUnavailable, BadRequest, ConnectionTrouble
 
@@ -107,8 +107,24 @@ class ShipperTests(SynchronousTestCase):
             delay = min(delay * 2, LAST_RETRY)
         self.append(1)
         self.answers[-1].callback(self.first + 1)
-        self.clock.advance(GATHER)
+        self.clock.advance(SPACING)
         self.assertEqual(self.numbers(), [2])
+
+    def test_spaced(self) -> None:
+        """While more comes the disk is asked for a sync now and then; all that one has covered goes at once."""
+        syncs: list[int] = []
+        begin = self.spool.begin_sync
+        self.patch(self.spool, "begin_sync", lambda: syncs.append(self.spool.last - self.first) or begin())
+        self.append(7)
+        self.shipper.start()
+        self.clock.advance(0)
+        self.append(2)
+        for acknowledged in (2, 5, 6):
+            self.answers[-1].callback(self.first + acknowledged)
+            self.clock.advance(0)
+        self.assertEqual(([len(batch) for batch in self.sent], syncs), ([3, 3, 1], [6]))
+        self.clock.advance(SPACING)
+        self.assertEqual((self.numbers(), syncs), ([7, 8], [6, 8]))
 
     def test_jitter(self) -> None:
         """Agents that were cut off together do not come back together."""

@@ -44,7 +44,10 @@ FACILITIES = {
 
 #: Headers that are secrets, and those that are this program's own to set.
 SECRET_HEADERS = {"authorization", "proxy-authorization", "cookie", "x-api-key", "dd-api-key", "api-key"}
-OWN_HEADERS = {"host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "te"}
+OWN_HEADERS = {
+    *("host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "te", "trailer"),
+    *("expect", "upgrade", "keep-alive", "x-audit-cluster", "x-audit-first", "x-audit-count"),
+}
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _EVENT = re.compile(r"[a-z0-9_.*-]{1,64}")

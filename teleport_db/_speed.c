@@ -26,6 +26,10 @@ walk(PyObject *module, PyObject *arguments)
     if (!PyArg_ParseTuple(arguments, "Snnn:walk", &given, &left, &rows, &size) ||
         PyBytes_AsStringAndSize(given, &bytes, &end) < 0)
         return NULL;
+    if (left < 0) {
+        PyErr_SetString(PyExc_ValueError, "left is negative");
+        return NULL;
+    }
     PyObject *answers = PyList_New(0);
     if (answers == NULL)
         return NULL;
@@ -76,6 +80,7 @@ walk(PyObject *module, PyObject *arguments)
 #define MAX_NAMES 48
 #define MAX_DEPTH 32
 #define MAX_FIELD 512
+#define MAX_NUMBER 200
 
 typedef struct {
     at_t begin, end; /* of what stands between the quotes, or of a number */
@@ -122,9 +127,11 @@ digits_end(at_t in, at_t end)
     return in;
 }
 
+/* One that every reader of JSON takes, and takes for a number. */
 static at_t
 number_end(at_t in, at_t end)
 {
+    at_t first = in;
     if (in < end && *in == '-')
         in++;
     at_t whole = in;
@@ -141,10 +148,10 @@ number_end(at_t in, at_t end)
         if (in < end && (*in == '+' || *in == '-'))
             in++;
         at_t exponent = in;
-        if ((in = digits_end(in, end)) == exponent)
+        if ((in = digits_end(in, end)) == exponent || in - exponent > 2)
             return NULL;
     }
-    return in;
+    return in - first > MAX_NUMBER ? NULL : in;
 }
 
 static at_t

@@ -57,8 +57,13 @@ class GroupCommit:
         return done
 
     def _begin(self) -> None:
+        try:
+            sync = self._spool.begin_sync()
+        except OSError as error:  # no descriptor is left: nothing was lost, and who comes next tries again
+            self._refuse(error)
+            return
         self._running = True
-        maybeDeferred(self._in_thread, self._spool.begin_sync()).addCallbacks(self._done, self._failed)
+        maybeDeferred(self._in_thread, sync).addCallbacks(self._done, self._failed)
 
     def _done(self, number: int) -> None:
         self._spool.end_sync(number)
@@ -71,7 +76,11 @@ class GroupCommit:
     def _failed(self, reason: Failure) -> None:
         # The kernel may have dropped what it could not write and says so only once (fsyncgate, 2018).
         self._spool.failed(Exception(reason.getErrorMessage()))
-        error = AuditUnavailable(detail=f"the spool could not be synced: {reason.getErrorMessage()}")
         self._running = False
-        while self._waiting:
-            self._waiting.popleft()[1](error)
+        self._refuse(reason.value or Exception(reason.getErrorMessage()))
+
+    def _refuse(self, reason: BaseException) -> None:
+        error = AuditUnavailable(detail=f"the spool could not be synced: {reason}")
+        waiting, self._waiting = self._waiting, deque()
+        for _, told in waiting:
+            told(error)

@@ -236,7 +236,11 @@ class AuditLog:
     def _write_next(self) -> None:
         self._writing = batch = self._next_batch()
         moment = self._clock.seconds()
-        records = self._records(batch, moment)
+        try:
+            records = self._records(batch, moment)
+        except Exception:  # whatever an event was made to be: the log goes on without it
+            self._not_written(Failure(), batch)
+            return
         sign = any(waiting.sign for waiting in batch) and bool(records or self.position.unsigned)
         written: Deferred[Position] = (
             self._in_thread(lambda: self._writer.write(records, moment, sign=sign))

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import re
+from math import isfinite
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Entry", "ShippedStatement", "is_plain", "pure_split", "split"]
+__all__ = ["Entry", "ShippedStatement", "has_numbers", "is_plain", "no_number", "pure_split", "split"]
 
 #: What one entry says: its number, the event's JSON; and if that is a statement's event of the plain kind, its kind,
 #: session, number in the session, host and cluster (else None each).
@@ -22,6 +23,9 @@ Entry = tuple[int, bytes, str | None, str | None, int | None, str | None, str | 
 
 #: The events of statements.
 STATEMENTS: Final = frozenset({"db.session.query", "db.session.result"})
+
+#: Of a whole number, about two hundred digits.
+MAX_BITS: Final = 660
 
 #: Characters of a session's id, a host and a cluster at most; names in one event at most; digits of a number.
 MAX_FIELD, MAX_NAMES, MAX_EI = 512, 48, 10**15
@@ -31,7 +35,13 @@ _ENTRY = re.compile(r'\{"seq":([0-9]{1,18}),"event":(?=\{)')
 #: White space that breaks a line of the log, or may hide a name from being counted.
 _SPACES = ("\n", "\r", '" ', '"\t')
 
-_decode = json.JSONDecoder().raw_decode
+
+def no_number(text: str) -> Any:
+    """For ``parse_constant`` of a decoder: NaN and infinities are no JSON."""
+    raise ValueError(f"{text} is no number in JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=no_number).raw_decode
 
 
 class ShippedStatement(NamedTuple):
@@ -89,6 +99,7 @@ def _entry(seq: int, raw: str, event: dict[str, Any]) -> Entry:
         and 0 <= ei < MAX_EI
         and len(event) <= MAX_NAMES
         and dict not in map(type, event.values())
+        and has_numbers(event)
         and is_plain(raw, event)
     ):
         return seq, raw.encode("ascii"), kind, sid, ei, host, cluster
@@ -97,6 +108,20 @@ def _entry(seq: int, raw: str, event: dict[str, Any]) -> Entry:
 
 def _is_short(text: object) -> bool:
     return isinstance(text, str) and len(text) <= MAX_FIELD and "\\" not in text
+
+
+def has_numbers(value: Any) -> bool:
+    """Whether every number in it is one to all who read JSON: neither infinite nor of hundreds of digits."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if type(one) is dict:
+            waiting += one.values()
+        elif type(one) is list:
+            waiting += one
+        elif (type(one) is float and not isfinite(one)) or (type(one) is int and one.bit_length() > MAX_BITS):
+            return False
+    return True
 
 
 def is_plain(raw: str, event: dict[str, Any]) -> bool:

@@ -23,6 +23,7 @@ import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Literal, overload
 
@@ -206,23 +207,27 @@ class Spool:
     def begin_sync(self) -> Callable[[], int]:
         """What to run in a thread: it syncs all that was appended until now and returns its last number.
 
-        That goes to :meth:`end_sync`; an OSError goes to :meth:`failed`.
+        That goes to :meth:`end_sync`; an OSError of it goes to :meth:`failed`.  Raises OSError where there is no
+        descriptor left to do it with, and then nothing is lost.
         """
-        behind, self._behind = self._behind, []
-        named, self._named = self._named, True
-        number, fd = self.last, self._file.duplicate()
+        with ExitStack() as opened:
+            number, fds = self.last, [self._file.duplicate()]
+            opened.callback(os.close, fds[0])
+            if not self._named:
+                fds.append(os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+                opened.callback(os.close, fds[1])
+            # Nothing was changed until here: without descriptors the next sync has all of it to do.
+            behind, self._behind, self._named = self._behind, [], True
+            for file in behind:
+                opened.callback(file.close)
+            mine = opened.pop_all()
 
         def sync() -> int:
-            try:
+            with mine:
                 for file in behind:
                     file.sync()
-                os.fsync(fd)
-                if not named:
-                    sync_directory(self.directory)
-            finally:
-                os.close(fd)
-                for file in behind:
-                    file.close()
+                for fd in fds:
+                    os.fsync(fd)
             return number
 
         return sync
@@ -276,6 +281,8 @@ class Spool:
             self._cursor = (known, known + 1, 0)
             return self._read(after, most, max_bytes, whole=whole)
         lines = data.split(b"\n")[:-1][:most]
+        if whole and not lines:
+            raise AuditUnavailable(detail=f"record {known + 1} of {self.directory} is damaged")
         for number, line in enumerate(lines, known + 1):
             if not line.startswith(b'{"seq":%d,"event":{' % number) or not line.endswith(b"}}") or not line.isascii():
                 raise AuditUnavailable(detail=f"record {number} of {self.directory} is damaged")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from teleport_db.audit.logfile import RawEvent
-from teleport_db.audit.shipped import ShippedStatement, is_plain, split
+from teleport_db.audit.shipped import ShippedStatement, has_numbers, is_plain, no_number, split
 from teleport_db.auth import body as fields
 from teleport_db.errors import BadRequest
 from teleport_db.net import answers
@@ -38,12 +38,21 @@ def read_shipment(content: bytes) -> Shipment:
 
 def _decoded(raw: str) -> dict[str, Any]:
     try:
-        event: dict[str, Any] = json.loads(raw)
+        event: dict[str, Any] = json.loads(raw, parse_constant=no_number)
     except (ValueError, RecursionError):
         raise BadRequest("an event is no JSON that can be read") from None
+    event = _with_numbers(event)
     return RawEvent(event, raw) if is_plain(raw, event) else event
 
 
 def _any(content: bytes) -> Shipment:
     entries = fields.objects(answers.json_object(content), "events", limit=MAX_EVENTS)
-    return [(fields.whole(entry, "seq"), fields.mapping(entry.get("event"), "event")) for entry in entries]
+    return [
+        (fields.whole(entry, "seq"), _with_numbers(fields.mapping(entry.get("event"), "event"))) for entry in entries
+    ]
+
+
+def _with_numbers(event: dict[str, Any]) -> dict[str, Any]:
+    if not has_numbers(event):
+        raise BadRequest("an event has a number that is none in JSON, or of hundreds of digits")
+    return event

@@ -172,15 +172,18 @@ class SessionRecord:
             raise
 
     def ends(self, one: Execution) -> None:
-        """Write what came of it, before it goes on."""
+        """Write what came of it, before it goes on; AuditUnavailable when it must not."""
+        if not one.id:
+            return
         moment = self._monotonic()
-        event = self._events.ended(self._clock.seconds(), one, moment - one.started)
-        self._finished = moment
+        began = max(one.started, self._finished)  # behind the one before it, in a pipeline
+        event = self._events.ended(self._clock.seconds(), one, moment - began)
         try:
             self._append((event,))
         except BaseException:
             self._events.withdraw()
             raise
+        self._finished = moment
 
     def _statements(self, executions: Executions) -> list[EncodedEvent]:
         now, moment, events = self._clock.seconds(), self._monotonic(), self._events

@@ -25,12 +25,16 @@ from teleport_db.errors import BadRequest, TeleportDBError
 log = Logger()
 
 
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number in JSON")
+
+
 def json_object(data: bytes) -> dict[str, Any]:
     """The JSON object in ``data``; an empty body is an empty object.  BadRequest for anything else."""
     if not data:
         return {}
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise BadRequest("the body is no JSON") from error
     if not isinstance(value, dict):

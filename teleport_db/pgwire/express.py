@@ -73,7 +73,7 @@ class Express(Executions):
             sql = chunk[HEADER_SIZE:-1]
             if mentions(sql):
                 return None
-            one = self._one(QUERY, size, base + size)
+            one = self._one(QUERY, base + size - self._ended, base + size)
             one.sql = sql
             self.owed.append(one)
             return one
@@ -117,7 +117,8 @@ class Express(Executions):
         if prepared is None or statements.pending or not prepared.plain or prepared.since < self._statements_from:
             return None
         prepared.used = True
-        one = self._one(EXECUTE, len(chunk) - len(SYNC_MESSAGE), base + len(chunk))
+        end = base + len(chunk)
+        one = self._one(EXECUTE, end - len(SYNC_MESSAGE) - self._ended, end)
         one.portal = Portal(prepared, bind.statement, bind, one.id - 1)
         self._waiting = one, bind, prepared, parsed is not None
         return one
@@ -137,7 +138,7 @@ class Express(Executions):
         ready, status, _, last = answers[-1]
         if complete != _COMPLETE or ready != _READY or one.kind != QUERY or not isinstance(one, Execution):
             return None
-        if one.answered or one.copying or tag.startswith(_DROPS):
+        if one.answered or one.copying or tag.startswith(_DROPS) or answers[-1][2] or (count == 3 and answers[0][2]):
             return None
         owed.popleft()
         one.complete(tag.partition(b"\0")[0])
@@ -156,9 +157,10 @@ class Express(Executions):
         one, _, prepared, parsed = self._waiting
         if len(answers) != 4 + parsed or self._rows or self._size or (parsed and answers[0][0] != _PARSED):
             return None
-        (bound, _, _, first), (described, _, _, second), (complete, tag, rows, size), (ready, status, _, _) = answers[
-            -4:
-        ]
+        (bound, _, some, first), (described, _, more, second), (complete, tag, rows, size) = answers[-4:-1]
+        ready, status, others, _ = answers[-1]
+        if some or more or others or (parsed and answers[0][2]):
+            return None
         if bound != _BOUND or described not in _DESCRIBED or complete != _COMPLETE or ready != _READY:
             return None
         if status != b"I" or tag.startswith(_DROPS):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,27 @@ class CommitTests(SynchronousTestCase):
         self.finish()
         self.assertEqual([name for name, _ in self.told], ["a", "b", "c", "d"])
         self.assertEqual((self.running, self.spool.synced), ([], self.spool.last))
+
+    def test_no_descriptor(self) -> None:
+        """Where the process has no file to open left, who waits is told, and later ones find nothing lost."""
+        self.append("a")
+        self.finish()
+        self.spool._next_segment()  # a closed one, and a name that the directory may not have yet
+        real = os.dup, os.open
+
+        def none(*_: object, **__: object) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        for name in ("dup", "open"):
+            self.patch(os, name, none)
+            self.append("c")
+            self.assertEqual((self.running, self.told[-1][0]), ([], "c"))
+            self.assertIn("Too many open files", self.told[-1][1].detail if self.told[-1][1] else "")
+            os.dup, os.open = real
+        self.append("d")
+        self.finish()
+        self.assertEqual((self.told[-1], self.spool.synced), (("d", None), self.spool.last))
+        self.assertEqual(self.spool._behind, [])
 
     def test_nothing_new(self) -> None:
         """What is on the disk already waits for nothing."""

@@ -22,6 +22,7 @@ from teleport_db.audit import log as log_module
 from teleport_db.audit.events import make_event
 from teleport_db.audit.log import AuditLog
 from teleport_db.audit.query import Query
+from teleport_db.audit.shipped import ShippedStatement
 from teleport_db.audit.shipping import ThreadHook, inline
 from teleport_db.audit.verifying import Report, verify
 from teleport_db.errors import AuditUnavailable, BadRequest, ConfigError
@@ -262,6 +263,19 @@ class ReceiveTests(LogCase):
     def test_one_process(self) -> None:
         self.log()
         self.assertRaises(ConfigError, AuditLog, self.directory, clock=self.clock)
+
+    def test_what_cannot_be_taken(self) -> None:
+        """An event that nothing can be made of is refused with its batch, and the log goes on."""
+        log = self.log()
+        start = {"event": "db.session.start", "code": "TDB00I", "sid": "s", "ei": 0, "success": True}
+        self.assertEqual(self.successResultOf(log.receive("host", [(1, start)])), 1)
+        self.successResultOf(log.lose("host"))
+        endless = b'{"ei":1,"rows":' + b"9" * 5000 + b"}"
+        late = ShippedStatement(endless, "db.session.query", "s", 1, "host", "root")
+        self.failureResultOf(log.receive("host", [(2, late)]), AuditUnavailable)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertEqual(self.successResultOf(log.receive("host", [(2, {"event": "x", "n": 2})])), 2)
+        self.successResultOf(log.emit([{"event": "y"}]))
 
 
 class RecoveryTests(LogCase):

@@ -79,6 +79,13 @@ class SplitCases:
             ((seq, same, *said),) = self.found(other)
             self.assertEqual((seq, same, said), (7, other.encode(), [None] * 5))
 
+    def test_numbers(self: Any) -> None:
+        """What some readers of JSON refuse, or take for infinite, makes no plain event, if it makes one."""
+        (raw, *_) = statements(1)
+        for number in ("9" * 5000, "9" * 300, "1e999", "-1e400", "NaN", "Infinity"):
+            entries = self.split(body(raw.replace('"ei":0', f'"ei":0,"rows":{number}')), MOST)
+            self.assertTrue(entries is None or entries[0][2] is None, number[:9])
+
     def test_twice(self: Any) -> None:
         """A name that comes twice makes no plain event, however it is spelt."""
         (raw, *_) = statements(1)

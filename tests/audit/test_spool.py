@@ -90,6 +90,17 @@ class QueueTests(SpoolCase):
         self.assertEqual(len(spool.read(0, 100, max_bytes=1)), 1)
         self.assertEqual(list(spool.read(spool.last, 100)), [])
 
+    def test_torn(self) -> None:
+        """A synced record of which a part is gone is said to be damaged, and what is before it can be read."""
+        spool = self.spool()
+        spool.append([{"n": 1}, {"n": 2}])
+        self.synced(spool)
+        path = next(spool.directory.glob("*.jsonl"))
+        os.truncate(path, path.stat().st_size - 5)
+        first = spool.read(0, 10)
+        self.assertEqual([event["n"] for _, event in first], [1])
+        self.assertRaises(AuditUnavailable, spool.read, first.last, 10)
+
     def test_only_synced(self) -> None:
         """What the power could take away is not shipped."""
         spool = self.spool()

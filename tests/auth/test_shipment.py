@@ -91,6 +91,14 @@ class ShipmentTests(SynchronousTestCase):
         ((_, event),) = read_shipment(body(encode(TRICKY)))
         self.assertEqual(dict(event), TRICKY)
 
+    def test_numbers(self) -> None:
+        """What is no number to every reader of JSON is refused."""
+        raw = session().query(NOW, b"select 1").json
+        for event in (encode(EVENT), raw):
+            for number in ("9" * 5000, "9" * 300, "1e999", "-1e400", "NaN", "-Infinity"):
+                for text in (f'{event[:-1]},"rows":{number}}}', f'{event[:-1]}, "rows": [{{"a":{number}}}]}}'):
+                    self.assertRaises(BadRequest, read_shipment, body(text))
+
     def test_refused(self) -> None:
         """Cut anywhere, of other kinds, too many."""
         whole = body(encode(EVENT))

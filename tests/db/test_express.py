@@ -19,7 +19,7 @@ from teleport_db.pgwire.express import Express
 from teleport_db.pgwire.messages import SYNC, message
 from teleport_db.pgwire.prepared import Execution
 from teleport_db.pgwire.walk import Answer
-from tests.pgwire.model import Server
+from tests.pgwire.model import ERROR, Server
 from tests.pgwire.wire import bind, execute, parse, query
 
 PORTAL = message(b"D", b"P\0")
@@ -27,6 +27,13 @@ NAMES = [b"", b"s1", b"s2"]
 TEXTS = [
     *(b"select 1", b"select 'x'", b"bad", b"worse", b"begin", b"commit", b"", b"\xff no text"),
     *(b"prepare s1 as select 1", b"alter role x password 'y'", b"select 'U&' || token", b"declare c cursor for q"),
+]
+
+
+#: What a hostile server may say at any time.
+UNASKED = [
+    *(message(b"D", b"\0\0") * 5, message(b"C", b"SELECT 9\0"), message(b"Z", b"I"), message(b"Z", b"T")),
+    *(message(b"1"), message(b"2") + message(b"D", b"\0\0"), message(b"T", b"\0\0"), ERROR, message(b"S", b"a\0b\0")),
 ]
 
 
@@ -58,6 +65,7 @@ class Rig:
         self.journal: list[tuple[str, Any]] = []
         self.events: list[str] = []
         self.full = False
+        self.moment = 0.0
         self.server = Server()
         self.asked, self.answer = b"", b""
         record = SessionRecord(
@@ -68,7 +76,7 @@ class Rig:
             server_id="agent",
             sid="sid",
             client_address="127.0.0.1:5000",
-            monotonic=lambda: 0.0,
+            monotonic=lambda: self.moment,
         )
         record.database = Database("aurora", Address("localhost", 5432))
         self.executions, self.record = executions, record
@@ -137,6 +145,7 @@ def chunk(chance: random.Random) -> bytes:
             bound + PORTAL + execute(b"", 1) + SYNC,
             bound + PORTAL + execute(b""),
             SYNC,
+            message(b"H"),
             message(b"d", b"data") + message(b"c"),
             query(sql) + query(b"select 2"),
             message(b"C", b"S" + name + b"\0") + SYNC,
@@ -147,15 +156,20 @@ def chunk(chance: random.Random) -> bytes:
 def play(rig: Rig, seed: int) -> list[tuple[str, Any]]:
     """A session; the same of every rig with this seed."""
     chance = random.Random(seed)
-    divided = chance.random() < 0.3
+    divided, hostile = chance.random() < 0.3, chance.random() < 0.1
     for _ in range(chance.randint(1, 12)):
         wire = chunk(chance)
         cut = chance.randrange(len(wire)) if divided else len(wire)
         for part in (wire[:cut], wire[cut:]):
+            rig.moment += 1
             if part:
                 rig.frontend.receive(part)
         for _ in range(chance.choice((0, 1, 1, 1, 3))):
+            rig.moment += 1
             rig.serve()
+            if hostile and chance.random() < 0.3:
+                where = chance.choice((0, 0, len(rig.answer), 5))
+                rig.answer = rig.answer[:where] + chance.choice(UNASKED) + rig.answer[where:]
             rig.say(chance.choice((1, 1, 1, 0.5, 0.9)))
         if chance.random() < 0.05:
             rig.full = not rig.full

@@ -40,6 +40,9 @@ FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 #: The longest time that the other side may ask for, seconds.
 LONGEST_WAIT = 3600.0
 
+#: The most batches between two attempts at larger ones.
+LAST_PATIENCE = 64
+
 #: How many times as long as reading took the rest behind it is.
 REST = 9
 
@@ -84,6 +87,7 @@ class Delivery:
         kept = self._cursor.load()
         self._first = kept[0].file if kept is not None else None if sink.begin == "now" else LogFile("")
         self._most = target.max_records  # less, once the other side has found a batch too large
+        self._grew, self._patience, self._grow_in = False, 1, 1
         self._running: Deferred[None] | None = None
         self._waiting: Deferred[None] | None = None
         self._back: Place | None = None
@@ -153,6 +157,7 @@ class Delivery:
                     batch = await self._next()
                 if batch is not None and self._back is None:
                     await self._deliver(batch)
+                    self._grow(batch)
                     await self._moved(batch)
                     batch, failures = None, 0
                 continue
@@ -269,8 +274,11 @@ class Delivery:
         """What may be taken in place of a batch that was too large."""
         if len(batch.records) > 1:
             self._most = len(batch.records) // 2
+            if self._grew:
+                self._grew, self._patience = False, min(self._patience * 2, LAST_PATIENCE)
+            self._grow_in = self._patience
             self.log.warn(
-                "sink {name}: {error}; from now on {most} events at a time",
+                "sink {name}: {error}; {most} events at a time for now",
                 name=self.sink.name,
                 error=str(error),
                 most=self._most,
@@ -284,6 +292,15 @@ class Delivery:
             raise error
         self.log.warn("sink {name}: {error}; the event is cut", name=self.sink.name, error=str(error))
         return [attrs.evolve(batch, records=(shorter,))]
+
+    def _grow(self, batch: Batch) -> None:
+        """A batch was taken: the next ones may be larger again, the later the more often that was in vain."""
+        if self._grew and len(batch.records) > self._most // 2:
+            self._grew, self._patience = False, 1
+        self._grow_in -= 1
+        if self._grow_in <= 0 and self._most < self._target.max_records:
+            self._most = min(self._most * 2, self._target.max_records)
+            self._grew, self._grow_in = True, self._patience
 
     async def _moved(self, batch: Batch) -> None:
         """The other side has a batch."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from teleport_db.audit.sinks.cutting import CUT
 from teleport_db.audit.sinks.delivery import LAST_RETRY, LONGEST_WAIT
-from teleport_db.audit.sinks.reading import Place
+from teleport_db.audit.sinks.reading import Batch, Place
 from teleport_db.audit.sinks.target import NotTaken
 from teleport_db.audit.sinks.trouble import FAILED, FAILING, RECOVERED
 from tests.audit.sinks.support import AWAY, SinkCase
@@ -70,17 +70,43 @@ class TroubleTests(SinkCase):
             self.assertEqual(len(self.target.batches), count + 1)
 
     def test_too_large(self) -> None:
-        """A batch is halved until it is taken, in order; the next ones are not larger."""
+        """A batch is halved until it is taken, in order; the next ones become larger again, as far as they may."""
         self.target.answers = [NotTaken("413", too_large=True)] * 2
         self.begin(self.sink(format="events"))
         self.write(8)
         self.clock.advance(1)
         self.assertEqual([len(batch.records) for batch in self.target.batches], [2, 2, 2, 2])
         self.assertEqual([batch.first for batch in self.target.batches], [1, 3, 5, 7])
-        self.write(4)
-        self.clock.advance(1)
-        self.assertEqual([len(batch.records) for batch in self.target.batches], [2] * 6)
-        self.assertEqual(self.target.numbers, list(range(1, 13)))
+        for count in (4, 8, 16):
+            self.write(count)
+            self.clock.advance(1)
+        self.assertEqual([len(batch.records) for batch in self.target.batches[4:]], [4, 8, 16])
+        self.assertEqual(self.target.numbers, list(range(1, 37)))
+
+    def test_always_too_large(self) -> None:
+        """A side that never takes more than so much is asked ever less often whether it does."""
+        refused: list[int] = []
+        taking = self.target.send
+
+        def send(batch: Batch) -> Deferred[None]:
+            if len(batch.records) > 5:
+                refused.append(batch.first // 8)
+                return fail(NotTaken("413", too_large=True))
+            return taking(batch)
+
+        self.target.max_records = 8
+        self.target.send = send  # type: ignore[method-assign]
+        self.begin(self.sink(format="events"))
+        for _ in range(200):
+            self.write(8)
+            self.clock.advance(1)
+        self.assertEqual(refused, [0, 1, 3, 7, 15, 31, 63, 127, 191])
+        self.assertEqual(self.target.numbers, list(range(1, 1601)))
+        self.target.send = taking  # type: ignore[method-assign]
+        for _ in range(100):
+            self.write(8)
+            self.clock.advance(1)
+        self.assertEqual(len(self.target.batches[-1].records), 8)
 
     def test_one_too_large(self) -> None:
         """An event that is too large alone is cut, and says so; a line of the log is not, it would not verify."""

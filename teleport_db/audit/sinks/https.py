@@ -23,13 +23,15 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
+from zope.interface import implementer
 
 from teleport_db.alpn import ALPN_HTTP
 from teleport_db.api.client import Body, OneEndpoint, unwrapped
@@ -38,7 +40,7 @@ from teleport_db.audit.sinks.peers import PeerEndpoint
 from teleport_db.audit.sinks.reading import Batch, Place, State
 from teleport_db.audit.sinks.target import NotTaken, go_nowhere
 from teleport_db.config.sinks import HTTPSSink
-from teleport_db.errors import ConfigError, ConnectionTrouble, TeleportDBError
+from teleport_db.errors import ConfigError, ConnectionTrouble, RemoteProtocolError, TeleportDBError
 from teleport_db.hostport import host_port
 
 #: Seconds that lines wait for others to come along.
@@ -49,6 +51,9 @@ KEPT_FOR = 20
 
 #: Bytes of an answer that are read; nobody looks at them.
 MAX_ANSWER = 64 << 10
+
+#: Bytes of an answer before its body: the status line and headers, and whatever answers of 1xx came before.
+MAX_HEAD = 64 << 10
 
 #: The longest value of a header, bytes.
 MAX_HEADER = 16 << 10
@@ -61,6 +66,67 @@ _HINTS = {
     413: "the batch is too large for it",
     415: "it takes no JSON lines",
 }
+
+
+class _Head:
+    """How much may still come before an answer's body."""
+
+    def __init__(self) -> None:
+        #: Bytes; None while no head is waited for.
+        self.left: int | None = None
+
+
+class _Connection(ProtocolWrapper):
+    """Bounds the head of an answer: Twisted's parser takes headers in for as long as they come."""
+
+    factory: _Connections
+    _too_long = False
+
+    def dataReceived(self, data: bytes) -> None:
+        head = self.factory.head
+        while data and head.left is not None and not self._too_long:
+            piece, data = data[: head.left], data[head.left :]
+            head.left -= len(piece)
+            # Whoever waits for the answer sets ``left`` to None in the middle of this.
+            super().dataReceived(piece)  # type: ignore[no-untyped-call]
+            if head.left == 0:
+                self._too_long = True
+                self.transport.abortConnection()  # type: ignore[union-attr]
+        if data and not self._too_long:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]
+
+    def loseConnection(self) -> None:
+        # The parser does this to a line that is too long for it, and says nothing.
+        self._too_long = self.factory.head.left is not None
+        super().loseConnection()  # type: ignore[no-untyped-call]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._too_long:
+            reason = Failure(RemoteProtocolError(self.factory.words))
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+
+class _Connections(WrappingFactory[_Connection]):
+    protocol = _Connection
+    noisy = False
+
+    def __init__(self, wrapped: Any, head: _Head, words: str) -> None:
+        super().__init__(wrapped)  # type: ignore[no-untyped-call]
+        self.head, self.words = head, words
+
+
+@implementer(IStreamClientEndpoint)
+class _Bounded:
+    """Connects quietly, and bounds what comes before the body of an answer."""
+
+    def __init__(self, below: IStreamClientEndpoint, head: _Head, words: str) -> None:
+        self._below, self._head, self._words = below, head, words
+
+    def connect(self, protocolFactory: Any) -> Deferred[IProtocol]:
+        """As an endpoint's."""
+        protocolFactory.noisy = False  # it would tell of each connection, in the log of the service
+        connected: Deferred[Any] = self._below.connect(_Connections(protocolFactory, self._head, self._words))
+        return connected.addCallback(lambda connection: connection.wrappedProtocol)
 
 
 class _Drain(Protocol):
@@ -113,7 +179,10 @@ class HTTPSTarget:
         self._pool = HTTPConnectionPool(reactor, persistent=True)
         self._pool.maxPersistentPerHost, self._pool.cachedConnectionTimeout = 1, KEPT_FOR
         self._pool.retryAutomatically = False
-        self._agent = Agent.usingEndpointFactory(reactor, OneEndpoint(endpoint), self._pool)
+        self._head = _Head()
+        words = f"the answer of {self._where} is too long: more than {MAX_HEAD >> 10} KiB come before its body"
+        bounded = _Bounded(endpoint, self._head, words)
+        self._agent = Agent.usingEndpointFactory(reactor, OneEndpoint(bounded), self._pool)
 
     @property
     def _where(self) -> str:
@@ -149,7 +218,11 @@ class HTTPSTarget:
         for name, value in given.items():
             headers.setRawHeaders(name, [value])
         uri = f"https://{host}{self._sink.path}".encode("ascii")
-        response: IResponse = await self._agent.request(b"POST", uri, headers, Body(body))
+        self._head.left = MAX_HEAD
+        try:
+            response: IResponse = await self._agent.request(b"POST", uri, headers, Body(body))
+        finally:
+            self._head.left = None
         answer = _Drain()
         response.deliverBody(answer)
         await answer.whole

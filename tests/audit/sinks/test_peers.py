@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
+from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from teleport_db.audit.logfile import LogFile
@@ -19,12 +22,20 @@ from teleport_db.audit.sinks.reading import Batch, Place
 from teleport_db.audit.sinks.syslog import SyslogTarget
 from teleport_db.audit.sinks.target import NotTaken
 from teleport_db.config.sinks import HTTPSSink, SyslogSink
-from teleport_db.errors import AuthenticationFailed, ConfigError, ConnectionTrouble, TeleportDBError
+from teleport_db.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    ConnectionTrouble,
+    RemoteProtocolError,
+    TeleportDBError,
+)
 from tests.audit.sinks.receivers import HTTPSReceiver, Receiver, SyslogReceiver, ca_file
 from tests.net.material import Material, authority
 
 FILE = LogFile("2027-01-15")
 SECRET = "Bearer hush-hush-0815"
+#: Bytes; what has sent so many could have gone on.
+ENDLESS = 64 << 20
 
 
 def batch(first: int, count: int, size: int = 10) -> Batch:
@@ -87,6 +98,16 @@ class HTTPSTests(PeerCase):
         self.assertEqual(first.headers["host"], f"127.0.0.1:{receiver.port}")
         self.assertEqual((first.headers["x-tenant"], first.headers["x-audit-cluster"]), ("one", "root"))
         self.assertEqual(first.headers["content-type"], "application/x-ndjson")
+
+    async def test_quiet(self) -> None:
+        """A connection that is made and ends is no news."""
+        heard: list[LogEvent] = []
+        globalLogPublisher.addObserver(heard.append)
+        self.addCleanup(globalLogPublisher.removeObserver, heard.append)
+        target = self.target(self.receiver())
+        await target.send(batch(1, 5))
+        await target.close()
+        self.assertEqual([event for event in heard if "factory" in event], [])
 
     async def test_packed(self) -> None:
         """gzip, where that is said."""
@@ -154,6 +175,44 @@ class HTTPSTests(PeerCase):
         receiver.plan = [(200, {"Content-Length": str(1 << 20)}), (200, {"Connection": "close"}), (202, {})]
         receiver.body = b"x" * (1 << 20)
         target = self.target(receiver)
+        for first in (1, 2, 3):
+            await target.send(batch(first, 1))
+        self.assertEqual([record["n"] for record in receiver.records], [1, 2, 3])
+
+    async def test_endless(self) -> None:
+        """A head that does not end: of many headers, of a long one, of answers that are none yet."""
+        receiver = self.receiver()
+        target = self.target(receiver)
+        sent: list[int] = []
+        ended: list[bytes] = []
+
+        def answer(begin: bytes, more: bytes, request: BaseHTTPRequestHandler) -> None:
+            request.rfile.read(int(request.headers["content-length"]))
+            request.close_connection = True
+            sent.append(0)
+            with contextlib.suppress(OSError):
+                request.wfile.write(begin)
+                while sent[-1] < ENDLESS:
+                    sent[-1] += request.wfile.write(more)
+            ended.append(begin)
+            receiver.tell()
+
+        for begin, more in (
+            (b"HTTP/1.1 200 OK\r\n", b"X-More: 12345678901234567890\r\n" * 100),
+            (b"HTTP/1.1 200 OK\r\nX-More: ", b"x" * 4000),
+            (b"HTTP/1.1 200 OK\r\nX-More: 1\r\n", b" 12345678901234567890\r\n" * 100),
+            (b"HTTP/1.1 ", b"2" * 4000),
+            (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+        ):
+            receiver.answer = partial(answer, begin, more)  # type: ignore[method-assign]
+            await self.fails(
+                target.send(batch(1, 1)), RemoteProtocolError, "answer of .* is too long: more than 64 KiB"
+            )
+            await deferToThread(receiver.wait, lambda: len(ended) == len(sent))
+            self.assertLess(sent[-1], ENDLESS, begin)
+        del receiver.answer  # type: ignore[attr-defined]
+        receiver.plan = [(200, {"X-More": "x" * 10_000, "Content-Length": "200000"})]
+        receiver.body = b"x" * 200_000
         for first in (1, 2, 3):
             await target.send(batch(first, 1))
         self.assertEqual([record["n"] for record in receiver.records], [1, 2, 3])

@@ -42,7 +42,6 @@ CODES: dict[str, str] = {
     "mfa.delete": "T1007I",
     "recovery_code.generated": "T1008I",
     "recovery_code.used": "T1009I",
-    "mfa_auth_challenge.validate": "T1016I",
     "reset_password_token.create": "T6000I",
     "role.created": "T9000I",
     "role.deleted": "T9001I",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +27,17 @@ _ENTRY = re.compile(r"^@[0-9a-f.]+@(LOG|DETAIL):  (.*(?:\n\t.*)*)", re.MULTILINE
 QUERY, RESULT = "db.session.query", "db.session.result"
 
 Event = dict[str, Any]
+
+
+def difference(copy: list[bytes], log: Iterable[bytes]) -> Iterator[str]:
+    """Where a sink's copy, read before the log, first has something else; the log may have gone on since."""
+    lines = iter(log)
+    for number, theirs in enumerate(copy, 1):
+        ours = next(lines, None)
+        if theirs != ours:
+            said = "the log has no more" if ours is None else f"the log's {ours[:200]!r}"
+            yield f"the sink's line {number} is {theirs[:200]!r}, {said}"
+            return
 
 
 def _session_numbers(sid: str, events: list[Event]) -> Iterator[str]:
@@ -127,11 +138,7 @@ class Reckoning:
 
         size = sum(map(len, log()))
         until(lambda: path.stat().st_size >= size, lambda: f"{size} bytes in the sink", seconds=70)
-        with path.open("rb") as copy:
-            for number, (theirs, ours) in enumerate(zip(copy, log(), strict=False), 1):
-                if theirs != ours:
-                    yield f"the sink's line {number} is {theirs[:200]!r}, the log's {ours[:200]!r}"
-                    return
+        yield from difference(path.read_bytes().splitlines(keepends=True), log())
 
     def compared(self) -> Iterator[str]:
         """What does not agree in that which was read."""

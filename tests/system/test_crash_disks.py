@@ -61,6 +61,7 @@ class DiskCase(SynchronousTestCase):
         self.world: Apart = shared(build)
         self.hands: list[Hand] = []
         self.addCleanup(lambda: [hand.close() for hand in self.hands])
+        self.until_works()  # the test before this one may have started an agent anew
 
     def hand(self, name: str = "alice") -> Hand:
         """A session."""

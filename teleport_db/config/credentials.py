@@ -32,9 +32,12 @@ _NAME_LIMIT = 63
 
 
 def parse_secret_path(text: str) -> str:
-    """An absolute path: a daemon's own directory is not the one it was started in."""
+    """An absolute path: a daemon's own directory is not the one it was started in.
+
+    Something else may be the secret itself, so it is not repeated.
+    """
     if not text.startswith("/") or _CONTROL.search(text):
-        raise ValueError(f"not the absolute path of a file: {shown(text)}")
+        raise ValueError("not the absolute path of a file: put what belongs here into a file, and its path here")
     return text
 
 

@@ -371,11 +371,11 @@ def check(config: Config, source: str = "") -> None:
         listening += [("proxy_service.web_listen_addr", web), ("proxy_service.tunnel_listen_addr", tunnel)]
     if config.teleport.diag_addr:
         listening.append(("teleport.diag_addr", config.teleport.diag_addr))
-    log = posixpath.join(posixpath.normpath(config.teleport.data_dir), "audit")
+    own = posixpath.normpath(config.teleport.data_dir)
     for number, sink in enumerate(config.auth.audit.sinks):
-        if isinstance(sink, FileSink) and posixpath.normpath(sink.path).startswith(f"{log}/"):
+        if isinstance(sink, FileSink) and posixpath.normpath(sink.path).startswith(f"{own}/"):
             raise ConfigError(
-                f"{log} has the audit log itself: choose another directory",
+                f"{own} has the cluster's own files: choose another directory",
                 source=source,
                 path=f"auth_service.audit.sinks[{number}].path",
             )

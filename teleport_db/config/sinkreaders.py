@@ -20,11 +20,13 @@ As elsewhere the file says where secrets are, and never what they are.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable
 from typing import Any
 
 from teleport_db.amazon import parse_region
+from teleport_db.audit.codes import CODES, FAILURE_CODES
 from teleport_db.config import values
 from teleport_db.config.credentials import parse_secret_path
 from teleport_db.config.durations import parse_duration
@@ -121,6 +123,23 @@ def _endpoint(node: Node) -> str:
     return text
 
 
+def _event(text: str) -> str:
+    """The name of an event that there is, or a glob for some."""
+    if not _EVENT.fullmatch(text):
+        raise ValueError(f"not the name of an event, or a glob (as in db.session.*): {values.shown(text)}")
+    known = CODES.keys() | FAILURE_CODES.keys()
+    glob = re.compile(".*".join(map(re.escape, text.split("*"))))
+    if not any(map(glob.fullmatch, known)):
+        raise ValueError(f"no event has such a name: {values.shown(text)}{values.did_you_mean(text, sorted(known))}")
+    return text
+
+
+def _file_path(text: str) -> str:
+    if parse_secret_path(text).endswith("/"):
+        raise ValueError("this is a directory: the path of a file belongs here")
+    return text
+
+
 def _mapping(what: str, read: Callable[[str, Node], str]) -> Reader[dict[str, str]]:
     """A mapping of header names, none twice in another case."""
 
@@ -153,7 +172,7 @@ def _header(name: str, value: Node) -> str:
 _COMMON: dict[str, Reader[Any]] = {
     "name": _shaped(_NAME, "a name for a sink (lower-case letters, digits and '-'; 63 at most)"),
     "type": scalar(str),
-    "events": many(_shaped(_EVENT, "the name of an event, or a glob (as in db.session.*)")),
+    "events": many(scalar(_event)),
     "begin": scalar(choice(same("oldest", "now"))),
     "format": scalar(choice(same(LOG, EVENTS))),
 }
@@ -175,7 +194,7 @@ def _https(url: tuple[str, int, str], **found: Any) -> dict[str, Any]:
 
 
 _KINDS: dict[str, tuple[type[Sink], Callable[..., dict[str, Any]], dict[str, Reader[Any]], tuple[str, ...]]] = {
-    "file": (FileSink, dict, {"path": scalar(parse_secret_path)}, ("path",)),
+    "file": (FileSink, dict, {"path": scalar(_file_path)}, ("path",)),
     "syslog": (
         SyslogSink,
         _syslog,
@@ -252,9 +271,11 @@ def audit_sinks(node: Node) -> tuple[Sink, ...]:
         if sink.name in names:
             at = item.entries["name"][1]
             raise at.error(f"{sink.name} is the name of another sink (line {names[sink.name]})")
-        if isinstance(sink, FileSink) and sink.path in paths:
-            raise item.entries["path"][1].error(f"another sink writes to this file (line {paths[sink.path]})")
+        if isinstance(sink, FileSink):
+            path = "/" + posixpath.normpath(sink.path).lstrip("/")
+            if path in paths:
+                raise item.entries["path"][1].error(f"another sink writes to this file (line {paths[path]})")
+            paths[path] = item.line
         names[sink.name] = item.line
-        paths[sink.target] = item.line
         sinks.append(sink)
     return tuple(sinks)

@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from teleport_db.certs.files import write_public
 from teleport_db.certs.keys import load_certificates
 from teleport_db.config.model import Config, check
+from teleport_db.config.sinks import FileSink
 from teleport_db.db.agent import Agent
 from teleport_db.errors import ConfigError, TeleportDBError
 from teleport_db.services.authservice import AuthProcess, reachable
@@ -77,6 +78,7 @@ class Teleport(MultiService):
 
     async def _open(self) -> None:
         check_authorities(self.config)
+        check_sinks(self.config)
         make_data_dir(self.config.teleport.data_dir)
         if self.config.teleport.diag_addr is not None:
             diagnostics = Diagnostics(
@@ -235,6 +237,20 @@ def check_authorities(config: Config) -> None:
             raise ConfigError((error.strerror or str(error)).lower(), source=path, path=key) from error
         except ConfigError as error:
             raise ConfigError(error.message, source=path, path=key) from error
+
+
+def check_sinks(config: Config) -> None:
+    """No sink writes into the data directory, by whatever links it may be named; ConfigError otherwise."""
+    if not config.auth.enabled:
+        return
+    data_dir = Path(config.teleport.data_dir).resolve()
+    for number, sink in enumerate(config.auth.audit.sinks):
+        if isinstance(sink, FileSink) and data_dir in Path(sink.path).parent.resolve().joinpath("file").parents:
+            raise ConfigError(
+                f"this leads into {data_dir}, which has the cluster's own files: choose another directory",
+                source=sink.path,
+                path=f"auth_service.audit.sinks[{number}].path",
+            )
 
 
 def make_data_dir(path: str) -> None:

@@ -54,7 +54,7 @@ class SinkTests(SynchronousTestCase):
     def test_kinds(self) -> None:
         """Every key reaches its field; what is left out has its default."""
         found = sinks(
-            "- {name: copy, type: file, path: /var/log/audit.jsonl, begin: now, format: events, events: a.*}",
+            "- {name: copy, type: file, path: /var/log/audit.jsonl, begin: now, format: events, events: user.*}",
             "- {name: short, type: syslog, address: logs.example.com}",
             "- name: syslog",
             "  type: SYSLOG",
@@ -92,7 +92,7 @@ class SinkTests(SynchronousTestCase):
         self.assertEqual(
             found,
             (
-                FileSink(name="copy", path="/var/log/audit.jsonl", begin="now", format="events", events=("a.*",)),
+                FileSink(name="copy", path="/var/log/audit.jsonl", begin="now", format="events", events=("user.*",)),
                 SyslogSink(name="short", host="logs.example.com", port=6514),
                 SyslogSink(
                     name="syslog", host="::1", port=601, facility=19, app_name="audit", max_message=65536, **tls
@@ -140,6 +140,13 @@ class SinkTests(SynchronousTestCase):
             ("- {name: a, type: file, path: x}", "[0].path", "not the absolute path"),
             ("- {name: a, type: file, path: /x, bucket: b}", "[0].bucket", "unknown key"),
             ("- {name: a, type: file, path: /x, events: ['^a$']}", "[0].events[0]", "not the name of an event"),
+            (
+                "- {name: a, type: file, path: /x, events: [user.logon]}",
+                "[0].events[0]",
+                "'user.logon' .did you mean user.login",
+            ),
+            ("- {name: a, type: file, path: /x, events: [nobody.*]}", "[0].events[0]", "no event has such a name"),
+            ("- {name: a, type: file, path: /x/}", "[0].path", "a directory"),
             ("- {name: a, type: file, path: /x, format: csv}", "[0].format", "none of log, events"),
             ("- {name: a, type: syslog, address: h, facility: x}", "[0].facility", "is none of kern"),
             ("- {name: a, type: syslog, address: h, max_message: 100KB}", "[0].max_message", "between 2KiB and 1MiB"),
@@ -184,15 +191,20 @@ class SinkTests(SynchronousTestCase):
             error = self.assertRaises(ConfigError, sinks, line)
             self.assertRegex(error.message, words, line)
             self.assertEqual((error.path, error.line), (f"auth_service.audit.sinks{key}", 4), line)
-            self.assertNotIn("hush", str(error).replace("'hush'", "") if "header_files.a" in key else str(error))
-        for path in ("/var/lib/teleport/audit/x", "/var/lib//teleport/x/../audit/2027-01-15.jsonl"):
+            self.assertNotIn("hush", str(error))
+        for path in (
+            "/var/lib/teleport/audit/x",
+            "/var/lib//teleport/x/../audit/2027-01-15.jsonl",
+            "/var/lib/teleport/storage/x",
+        ):
             config = parse(f"{HEAD}    - {{name: a, type: file, path: {path}}}\n", "f")
             error = self.assertRaises(ConfigError, check, config)
-            self.assertIn("/var/lib/teleport/audit has the audit log itself", str(error))
-        check(parse(f"{HEAD}    - {{name: a, type: file, path: /var/lib/teleport/audits}}\n", "f"))
+            self.assertIn("/var/lib/teleport has the cluster's own files", str(error))
+        check(parse(f"{HEAD}    - {{name: a, type: file, path: /var/lib/teleports}}\n", "f"))
         for lines, words in (
             (("- {name: a, type: file, path: /x}", "- {name: a, type: file, path: /y}"), "another sink .line 4"),
             (("- {name: a, type: file, path: /x}", "- {name: b, type: file, path: /x}"), "another sink writes"),
+            (("- {name: a, type: file, path: /x}", "- {name: b, type: file, path: //z/../x}"), "another sink writes"),
             ((" x: y",), "a list belongs here"),
         ):
             self.assertRegex(self.assertRaises(ConfigError, sinks, *lines).message, words)

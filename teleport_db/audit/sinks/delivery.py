@@ -27,7 +27,7 @@ from teleport_db.audit.events import timestamp
 from teleport_db.audit.logfile import LogFile
 from teleport_db.audit.shipping import ThreadHook
 from teleport_db.audit.sinks.cutting import shortened
-from teleport_db.audit.sinks.reading import Batch, Cursor, Place, Reader, State, pending
+from teleport_db.audit.sinks.reading import Batch, Cursor, DamagedCursor, Place, Reader, State, pending
 from teleport_db.audit.sinks.records import Selection
 from teleport_db.audit.sinks.target import Log, NotTaken, Target, Tell
 from teleport_db.audit.sinks.trouble import GAP, Troubles
@@ -84,8 +84,7 @@ class Delivery:
             log.directory, Selection(sink), max_bytes=target.max_bytes, max_records=target.max_records
         )
         self._cursor = Cursor.of(log.directory, sink.name)
-        kept = self._cursor.load()
-        self._first = kept[0].file if kept is not None else None if sink.begin == "now" else LogFile("")
+        self._first = self._first_needed()
         self._most = target.max_records  # less, once the other side has found a batch too large
         self._grew, self._patience, self._grow_in = False, 1, 1
         self._running: Deferred[None] | None = None
@@ -96,6 +95,14 @@ class Delivery:
         self.troubles = Troubles(sink.name, tell)
         #: How far it is; None until it is known.
         self.place: Place | None = None
+
+    def _first_needed(self) -> LogFile | None:
+        """What :attr:`needed` is until the place is known; with a cursor that cannot be read, all there is."""
+        try:
+            kept = self._cursor.load()
+        except (OSError, DamagedCursor):
+            return LogFile("")
+        return kept[0].file if kept is not None else None if self.sink.begin == "now" else LogFile("")
 
     # From outside
 
@@ -176,24 +183,28 @@ class Delivery:
     async def _find_place(self) -> None:
         end = self._source.position
 
-        def find() -> tuple[Place, State, bool]:
-            kept = self._cursor.load()
-            if kept is not None and self._reader.fits(kept[0]):
-                return *kept, True
-            if kept is None and self.sink.begin == "now":
+        def find() -> tuple[Place, State, str]:
+            """Why it begins anew is "" where it does not, or nothing was before."""
+            why = ""
+            try:
+                kept = self._cursor.load()
+            except DamagedCursor:
+                kept, why = None, "its cursor is damaged"
+            if kept is not None:
+                if self._reader.fits(kept[0]):
+                    return *kept, ""
+                why = "the audit log is not the one it was sent before"
+            if not why and self.sink.begin == "now":
                 place = Place(end.file, end.size, end.count, chain=end.chain if end.size else "")
             else:
                 place = self._reader.oldest()
-            if kept is None:
-                self._cursor.keep(place, {})
-            return place, {}, kept is None
+            self._cursor.keep(place, {})
+            return place, {}, why
 
-        place, state, known = await self._in_thread(find)
-        if not known:
-            self.log.error(
-                "the audit log is not the one that sink {name} was sent before: it is sent all there is",
-                name=self.sink.name,
-            )
+        place, state, why = await self._in_thread(find)
+        if why:
+            self.log.error("sink {name} is sent all there is: {why}", name=self.sink.name, why=why)
+            self._tell(GAP, sink=self.sink.name, first_line=place.line + 1, lines=0, error=why)
         self._target.state = state
         self.place = place
 

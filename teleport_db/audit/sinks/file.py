@@ -64,6 +64,9 @@ class FileTarget:
     def _append(self, data: bytes) -> None:
         self._open()
         found = os.fstat(self._fd)
+        if self.state and (self.state["device"], self.state["inode"]) != (found.st_dev, found.st_ino):
+            # So that what of this batch is in the new file after a failure is known to be ours.
+            self.state = {"device": found.st_dev, "inode": found.st_ino, "size": found.st_size}
         data, known = self._rest(data, found)
         view = memoryview(data)
         while view:
@@ -75,8 +78,7 @@ class FileTarget:
         """What of a batch is to be written, and how large the file is before that, as far as it is known."""
         size, known = found.st_size, self.state.get("size", 0)
         # Before the first cursor is kept, what stands at the beginning may be what a crash left of the first batch.
-        ours = not self.state or (self.state["device"], self.state["inode"]) == (found.st_dev, found.st_ino)
-        if ours and size > known:
+        if size > known:
             written = os.pread(self._fd, min(size - known, len(data)), known)
             if data.startswith(written):
                 return data[len(written) :], known + len(written)
@@ -98,8 +100,11 @@ class FileTarget:
         new = not self._path.exists()
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
         self._fd = os.open(self._path, flags, 0o600)
-        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+        opened = os.fstat(self._fd)
+        if not stat.S_ISREG(opened.st_mode):
             raise OSError(0, "not a plain file")
+        if opened.st_nlink > 1:
+            raise OSError(0, "a hard link: the file has other names too")
         if new:
             sync_directory(self._path.parent)
 

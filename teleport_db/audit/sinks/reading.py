@@ -79,6 +79,10 @@ class Batch:
         )
 
 
+class DamagedCursor(ValueError):
+    """There is a cursor, and nobody can tell what it says."""
+
+
 @attrs.frozen
 class Cursor:
     """The file with the place of one sink; every method blocks."""
@@ -91,17 +95,21 @@ class Cursor:
         return cls(directory / DIRECTORY / f"{name}.json")
 
     def load(self) -> tuple[Place, State] | None:
-        """None when there is none that can be read."""
+        """None when there is none; DamagedCursor, OSError."""
         try:
-            kept = json.loads(self.path.read_bytes())
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            kept = json.loads(data)
             file = logfile.named(kept["file"])
             numbers = offset, line, sent = kept["offset"], kept["line"], kept["sent"]
             state = {str(name): int(value) for name, value in kept["state"].items()}
             if kept["v"] != VERSION or file is None or any(type(n) is not int or n < 0 for n in numbers):
-                return None
+                raise DamagedCursor(self.path)
             return Place(file, offset, line, sent, str(kept["chain"])), state
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedCursor(self.path) from error
 
     def keep(self, place: Place, state: State) -> None:
         """Write it, durable; OSError."""

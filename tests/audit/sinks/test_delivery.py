@@ -237,10 +237,31 @@ class CursorTests(SinkCase):
             self.end()
             path.write_text(bad)
             target = FakeTarget()
-            self.begin(target=target)
+            self.said.clear()
+            for _ in range(2):  # a restart says nothing again
+                self.begin(self.sink(begin="now"), target)
             self.clock.advance(1)
             self.assertEqual(target.numbers, [1, 2, 3, 4, 5], bad)
+            self.assertEqual([(event, fields["first_line"]) for event, fields in self.said], [("audit.sink.gap", 1)])
         self.flushLoggedErrors()
+
+    def test_away(self) -> None:
+        """A cursor that cannot be reached just now is waited for, and nothing is removed meanwhile."""
+        self.begin(self.sink(begin="now"))
+        self.end()
+        path = Cursor.of(self.directory, "one").path
+        kept = path.read_bytes()
+        path.unlink()
+        path.mkdir()
+        self.write(2)
+        delivery = self.begin(self.sink(begin="now"))
+        self.assertEqual(delivery.status()["state"], "failing")
+        self.assertEqual(delivery.needed, logfile.LogFile(""))
+        path.rmdir()
+        path.write_bytes(kept)
+        for _ in range(3):
+            self.clock.advance(1)
+        self.assertEqual(self.target.numbers, [1, 2])
 
     def test_gap(self) -> None:
         """What was removed before the sink had it is named in the audit log, and the rest comes."""

@@ -201,6 +201,40 @@ class FileTests(FileCase):
         self.assertEqual(self.delivery.status()["state"], "ok")
         self.exact()
 
+    def test_full_after_rotation(self) -> None:
+        """A line that was half written to a new file is completed there."""
+        self.add()
+        moved = self.path.with_suffix(".1")
+        self.path.rename(moved)
+        real, calls = os.write, [0]
+
+        def write(fd: int, data: bytes) -> int:
+            if fd != self.delivery._target._fd:  # type: ignore[union-attr]
+                return real(fd, data)
+            calls[0] += 1
+            if calls[0] == 1:
+                return real(fd, bytes(data)[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with MonkeyPatcher((os, "write", write)):
+            self.add()
+        for _ in range(3):
+            self.clock.advance(60)
+        self.assertGreater(calls[0], 1)
+        self.exact(moved, self.path)
+
+    def test_hard_link(self) -> None:
+        """A file with another name is not written to."""
+        self.end()
+        other = self.out / "other"
+        other.write_bytes(b"other\n")
+        os.link(other, self.path)
+        self.start()
+        self.add(1)
+        assert self.delivery is not None
+        self.assertIn("a hard link", self.delivery.status()["error"])
+        self.assertEqual(other.read_bytes(), b"other\n")
+
     def test_others_write(self) -> None:
         """What somebody else has put behind our lines is neither taken for ours nor joined to them."""
         self.add()

@@ -10,6 +10,7 @@ from teleport_db.pgwire.messages import TERMINATE, message
 from tests import postgres
 from tests.system.crash import disks
 from tests.system.crash.apart import AGENT, AUTH, SERVICE, Apart, build
+from tests.system.crash.fuse import SEGMENT
 from tests.system.crash.ledger import OK
 from tests.system.crash.reckoning import Reckoning
 from tests.system.raw import Raw, context, error
@@ -94,8 +95,14 @@ class SpoolTests(DiskCase):
         os.truncate(agent.log, 0)  # it is a file of the process's, too
         running, idle = self.hand(), self.hand()
         self.assertEqual(running.ask(), OK)
-        newest = max(path for path in spool.glob("*.jsonl"))
-        with disks.no_larger_files(agent.pid, newest.stat().st_size + 700):
+
+        def written() -> int:
+            self.assertEqual(running.ask(), OK)
+            return max(spool.glob("*.jsonl")).stat().st_size
+
+        # Not at the end of a segment: the next one begins with nothing, and would be small enough.
+        until(lambda: written() < SEGMENT // 2, "a segment with room")
+        with disks.no_larger_files(agent.pid, written() + 700):
             self.assertEqual(running.until_refused(), NO_AUDIT)
             self.assertEqual(self.hand().refused, NO_AUDIT)
         self.assertEqual(idle.ask(), OK)

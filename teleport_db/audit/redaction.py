@@ -70,9 +70,8 @@ class Reading:
         self._follows = False  # nothing but space since a password: a literal on a new line belongs to it
         self._open = ""  # what ends the construct that the last part ended in
         self._body: re.Pattern[str] | None = None
-        self._whole = (
-            True  # the construct that is open began in this part: what is in the middle of SQL reads as other SQL
-        )
+        # Whether the construct that is open began in this part: what is in the middle of SQL reads as other SQL.
+        self._whole = True
         self._unicode = False  # the identifier that is open has escapes
         self._secret = False
         self._comments = 0

@@ -15,7 +15,7 @@ import re
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Entry", "ShippedStatement", "has_numbers", "is_plain", "no_number", "pure_split", "split"]
+__all__ = ["Entry", "ShippedStatement", "has_numbers", "is_plain", "pure_split", "split"]
 
 #: What one entry says: its number, the event's JSON; and if that is a statement's event of the plain kind, its kind,
 #: session, number in the session, host and cluster (else None each).
@@ -35,13 +35,7 @@ _ENTRY = re.compile(r'\{"seq":([0-9]{1,18}),"event":(?=\{)')
 #: White space that breaks a line of the log, or may hide a name from being counted.
 _SPACES = ("\n", "\r", '" ', '"\t')
 
-
-def no_number(text: str) -> Any:
-    """For ``parse_constant`` of a decoder: NaN and infinities are no JSON."""
-    raise ValueError(f"{text} is no number in JSON")
-
-
-_decode = json.JSONDecoder(parse_constant=no_number).raw_decode
+_decode = json.JSONDecoder().raw_decode
 
 
 class ShippedStatement(NamedTuple):

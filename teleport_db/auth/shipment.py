@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from teleport_db.audit.logfile import RawEvent
-from teleport_db.audit.shipped import ShippedStatement, has_numbers, is_plain, no_number, split
+from teleport_db.audit.shipped import ShippedStatement, has_numbers, is_plain, split
 from teleport_db.auth import body as fields
 from teleport_db.errors import BadRequest
 from teleport_db.net import answers
@@ -38,7 +38,7 @@ def read_shipment(content: bytes) -> Shipment:
 
 def _decoded(raw: str) -> dict[str, Any]:
     try:
-        event: dict[str, Any] = json.loads(raw, parse_constant=no_number)
+        event: dict[str, Any] = json.loads(raw)
     except (ValueError, RecursionError):
         raise BadRequest("an event is no JSON that can be read") from None
     event = _with_numbers(event)

@@ -99,7 +99,7 @@ class SessionRecord:
             self._made.parameters = self._parameters
         return self._made
 
-    def _write(self, made: Sequence[Mapping[str, Any]], *, closing: bool = False) -> None:
+    def _write(self, made: Sequence[Mapping[str, Any] | bytes], *, closing: bool = False) -> None:
         try:
             self._append(made, closing=closing)
         except BaseException:
@@ -165,9 +165,8 @@ class SessionRecord:
         event = self._events.begun(self._clock.seconds(), one)
         one.sql = one.portal = None
         try:
-            self._append((event,))
+            self._write((event,))
         except BaseException:
-            self._events.withdraw()
             one.id = 0
             raise
 
@@ -177,12 +176,7 @@ class SessionRecord:
             return
         moment = self._monotonic()
         began = max(one.started, self._finished)  # behind the one before it, in a pipeline
-        event = self._events.ended(self._clock.seconds(), one, moment - began)
-        try:
-            self._append((event,))
-        except BaseException:
-            self._events.withdraw()
-            raise
+        self._write((self._events.ended(self._clock.seconds(), one, moment - began),))
         self._finished = moment
 
     def _statements(self, executions: Executions) -> list[EncodedEvent]:

@@ -43,6 +43,14 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = Path(sys.executable).parent
 #: The token of conf/auth-proxy.yaml and of the guide.
 STATIC_TOKEN = "cbdeeab9-6f88-436d-a673-44d14bd86bb7"
+#: A role of whose statements each waits until its record is on the disk.
+STRICT = """\
+kind: role
+version: v3
+metadata: {name: strict}
+spec:
+  options: {record_session: {default: strict}}
+"""
 #: Seconds that anything may take; only what is broken takes that long.
 PATIENCE = 40.0
 STEP = 30

@@ -9,7 +9,7 @@ import psycopg
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import postgres
-from tests.system.support import World, metrics_world, run, shared, until
+from tests.system.support import STRICT, World, metrics_world, run, shared, until
 
 #: A line that the server logged for a statement, behind a prefix with its session; more lines begin with a tab.
 LINE = re.compile(
@@ -17,14 +17,6 @@ LINE = re.compile(
     r"(?:statement: |execute (?:fetch from )?[^:]*: |(?P<call>fastpath function call: ))(?P<text>.*(?:\n\t.*)*)",
     re.MULTILINE,
 )
-
-STRICT = """\
-kind: role
-version: v3
-metadata: {name: strict}
-spec:
-  options: {record_session: {default: strict}}
-"""
 
 
 def build() -> World:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests import postgres
 from tests.system.crash.fuse import POINTS
 from tests.system.crash.ledger import Ledger
-from tests.system.support import STATIC_TOKEN, Process, World, closing_on_failure, until
+from tests.system.support import STATIC_TOKEN, STRICT, Process, World, closing_on_failure, until
 
 AGENT, AUTH, PROXY = "agent", "auth", "proxy"
 VICTIMS = (AGENT, AUTH, PROXY)
@@ -40,14 +40,6 @@ proxy_service:
   web_listen_addr: 127.0.0.1:{web}
   tunnel_listen_addr: 127.0.0.1:{tunnel}
   public_addr: localhost:{web}
-"""
-
-STRICT = """\
-kind: role
-version: v3
-metadata: {name: strict}
-spec:
-  options: {record_session: {default: strict}}
 """
 
 #: log_statement: what the server ran is in its own log.

@@ -130,3 +130,14 @@ class IRouter(Interface):
 
         Raises NoSuchDatabase for a name nobody ever announced, AgentOffline when all who did are gone.
         """
+
+
+class ITurns(Interface):
+    """What a reactor may provide beside ``IReactorTime``: a cheap way to do something once a turn."""
+
+    def at_turns_end(call: Callable[[], object]) -> None:
+        """Call this once, when all events of the present turn were handed on; before anything is waited for.
+
+        There is no way to take it back, and what it raises goes to the log.  What asks for it while turns end is
+        called at the end of the next.
+        """

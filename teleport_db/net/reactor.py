@@ -1,10 +1,11 @@
 """Twisted's reactor on Linux, with a shorter way from a socket that has something to read to its transport.
 
 Twisted makes a context for the log around each event: a dozen calls, a sixth of the processor time of a query that only
-passes through.  The transports of :mod:`teleport_db.net.tcp` do without::
+passes through.  The transports of :mod:`teleport_db.net.tcp` do without; and what waits for the end of a turn, as the one
+write of a tunnel, needs no timed call, which costs as much again::
 
-    epoll ──▶ only to be read, and one of ours ──▶ doRead
-         └──▶ anything else ───────────────────▶ Twisted's own way
+    epoll ──▶ only to be read, and one of ours ──▶ doRead ─┐
+         └──▶ anything else ───────────────────▶ Twisted's own way ─▶ ... the next event ... ─▶ what waits for the end
 
 All else is Twisted's, and so is what happens to an exception.  ``teleport start`` installs it; under ``twistd``, and
 where there is no epoll, all works the same with whatever reactor there is.
@@ -16,20 +17,44 @@ where there is no epoll, all works the same with whatever reactor there is.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.main import installReactor
 from twisted.python import log
+from zope.interface import implementer
 
+from teleport_db.interfaces import ITurns
 from teleport_db.net.tcp import AtOnce
 
 
+@implementer(ITurns)
 class Reactor(EPollReactor):
     """The epoll reactor."""
 
+    def __init__(self) -> None:
+        self._ending: list[Callable[[], object]] = []
+        super().__init__()
+
+    def at_turns_end(self, call: Callable[[], object]) -> None:
+        """As :class:`~teleport_db.interfaces.ITurns` has it."""
+        self._ending.append(call)
+
+    def _end_turn(self) -> None:
+        ending, self._ending = self._ending, []
+        for call in ending:
+            try:
+                call()
+            except BaseException:
+                log.err()
+
     def doPoll(self, timeout: float | None) -> None:
         """Wait for events, up to ``timeout`` seconds, and hand them on."""
+        if self._ending:  # of a timed call, or a call from another thread
+            self._end_turn()
+            if self._ending:
+                timeout = 0.0
         try:
             events = self._poller.poll(-1 if timeout is None else timeout, len(self._selectables))
         except InterruptedError:
@@ -48,6 +73,8 @@ class Reactor(EPollReactor):
                 log.callWithLogger(selectable, log.err)
             if why:
                 self._disconnectSelectable(selectable, why, True)
+        if self._ending:
+            self._end_turn()
 
     doIteration = doPoll
 

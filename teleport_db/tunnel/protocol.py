@@ -37,6 +37,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from teleport_db.errors import ConnectionTrouble, LimitExceeded, TeleportDBError
+from teleport_db.interfaces import ITurns
 from teleport_db.mux.events import (
     Acknowledged,
     DataReceived,
@@ -103,7 +104,11 @@ class TunnelProtocol(Protocol):
         self._closed = closed
         self._peer_leaving = peer_leaving
         self._streams: dict[int, MuxStream] = {}
-        self._turn_call: IDelayedCall | None = None
+        self._turn_due = False
+        self._turn_call: IDelayedCall | None = None  # where the reactor knows no end of a turn
+        self._at_turns_end: Callable[[Callable[[], None]], object] = (
+            clock.at_turns_end if ITurns.providedBy(clock) else self._call_later
+        )
         self._congested = False
         #: Streams with bytes to send and a window to send them in, the next one first.
         self._ready: dict[MuxStream, None] = {}
@@ -219,17 +224,20 @@ class TunnelProtocol(Protocol):
                     stream.data_arrived(event[1])
             else:
                 self._happened(event)
-        if self._turn_call is None and (self.session.has_data or self._draining):
+        if not self._turn_due and (self.session.has_data or self._draining):
             self._schedule()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         """The connection is gone, and all streams with it."""
         self.connected = 0
         self._stop(self._reason or reason)
-        for call in (self._turn_call, self._last_word_call):
-            if call is not None and call.active():
-                call.cancel()
-        self._turn_call = self._last_word_call = None
+        turn, self._turn_call = self._turn_call, None
+        if turn is not None and turn.active():
+            turn.cancel()
+            self._turn_due = False
+        word, self._last_word_call = self._last_word_call, None
+        if word is not None and word.active():
+            word.cancel()
         if self._attention:
             self._schedule()  # Of streams that have data to deliver first.
         if self.accept is not None:
@@ -263,8 +271,9 @@ class TunnelProtocol(Protocol):
         session = self.session
         if self._congested or self._ready or session.pending >= TURN:
             return 0
-        if self._turn_call is None:
-            self._schedule()
+        if not self._turn_due:
+            self._turn_due = True
+            self._at_turns_end(self._turn)
         return session.send(stream_id, data if len(data) <= TURN else memoryview(data)[:TURN])
 
     def wants_to_send(self, stream: MuxStream) -> None:
@@ -295,12 +304,16 @@ class TunnelProtocol(Protocol):
     # Turns.
 
     def _schedule(self) -> None:
-        if self._turn_call is None:
-            self._turn_call = self._clock.callLater(0, self._turn)
+        if not self._turn_due:
+            self._turn_due = True
+            self._at_turns_end(self._turn)
+
+    def _call_later(self, turn: Callable[[], None]) -> None:
+        self._turn_call = self._clock.callLater(0, turn)
 
     def _turn(self) -> None:
         """Once a reactor turn: what was put off, then one write."""
-        self._turn_call = None
+        self._turn_due = False
         if self._attention:
             attention, self._attention = self._attention, {}
             for stream in attention:

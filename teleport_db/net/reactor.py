@@ -1,11 +1,11 @@
 """Twisted's reactor on Linux, with a shorter way from a socket that has something to read to its transport.
 
 Twisted makes a context for the log around each event: a dozen calls, a sixth of the processor time of a query that only
-passes through.  The transports of :mod:`teleport_db.net.tcp` do without; and what waits for the end of a turn, as the one
-write of a tunnel, needs no timed call, which costs as much again::
+passes through.  The transports of :mod:`teleport_db.net.tcp` do without.  And what is to be done at the end of a turn, as
+the one write of a tunnel, needs no timed call, which costs as much again::
 
-    epoll ──▶ only to be read, and one of ours ──▶ doRead ─┐
-         └──▶ anything else ───────────────────▶ Twisted's own way ─▶ ... the next event ... ─▶ what waits for the end
+    epoll ──▶ only to be read, and one of ours ──▶ doRead ────┬──▶ the next event ... ──▶ the end of the turn
+         └──▶ anything else ───────────────────▶ Twisted's way ┘
 
 All else is Twisted's, and so is what happens to an exception.  ``teleport start`` installs it; under ``twistd``, and
 where there is no epoll, all works the same with whatever reactor there is.

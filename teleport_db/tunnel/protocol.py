@@ -50,7 +50,7 @@ from teleport_db.mux.events import (
     WasReset,
     WindowOpened,
 )
-from teleport_db.mux.frames import MAX_BODY
+from teleport_db.mux.frames import HEADER_SIZE, MAX_BODY
 from teleport_db.mux.limits import Limits
 from teleport_db.mux.session import Session
 from teleport_db.tunnel.keepalive import Keepalive
@@ -216,15 +216,21 @@ class TunnelProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Frames of the peer."""
-        streams = self._streams
-        for event in self.session.receive(data):
-            if type(event) is DataReceived:
-                stream = streams.get(event[0])
-                if stream is not None:
-                    stream.data_arrived(event[1])
-            else:
-                self._happened(event)
-        if not self._turn_due and (self.session.has_data or self._draining):
+        session, streams = self.session, self._streams
+        stream_id = session.whole(data)
+        if stream_id:  # the usual case
+            stream = streams.get(stream_id)
+            if stream is not None:
+                stream.data_arrived(data[HEADER_SIZE:])
+        else:
+            for event in session.receive(data):
+                if type(event) is DataReceived:
+                    stream = streams.get(event[0])
+                    if stream is not None:
+                        stream.data_arrived(event[1])
+                else:
+                    self._happened(event)
+        if not self._turn_due and (session.has_data or self._draining):
             self._schedule()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
@@ -321,7 +327,8 @@ class TunnelProtocol(Protocol):
         if not self.connected or self._reason is not None:
             return
         if not self._congested:
-            self._fill()
+            if self._ready:
+                self._fill()
             data = self.session.data_to_send()
             if data:
                 self._carrier().write(data)

@@ -12,7 +12,9 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface.verify import verifyObject
 
+from teleport_db.interfaces import ITurns
 from teleport_db.net import tcp
 from tests.net.material import Recorder, echo
 
@@ -124,6 +126,47 @@ class Running(SynchronousTestCase):
         self.reactor.callLater(0, called.append, "later")
         self.reactor.callFromThread(called.append, "thread")
         self.until(lambda: len(called) == 2)
+
+    def test_end_of_a_turn(self) -> None:
+        """What waits for it is called once, behind all events, whoever asked; what it asks for itself is the next turn's."""
+        called: list[str] = []
+
+        def heard(protocol: Recorder, data: bytes) -> None:
+            called.append("event")
+            self.reactor.at_turns_end(lambda: called.append("end"))
+
+        port = self.listen(heard)
+        clients = [self.dial(port), self.dial(port)]
+        for client in clients:
+            client.sendall(b"x")
+        self.until(lambda: called.count("end") == 2)
+        self.assertEqual(sorted(called[:2]), ["event", "event"])
+
+        def again() -> None:
+            called.append("one")
+            self.reactor.at_turns_end(lambda: called.append("two"))
+
+        called.clear()
+        self.reactor.callLater(0, self.reactor.at_turns_end, again)
+        self.until(lambda: "one" in called)
+        self.until(lambda: "two" in called)
+        self.assertEqual(called, ["one", "two"])
+
+    def test_end_that_fails(self) -> None:
+        """An exception at the end of a turn is a word in the log, and the others are called."""
+        called: list[str] = []
+
+        def fail() -> None:
+            raise Broken
+
+        self.reactor.at_turns_end(fail)
+        self.reactor.at_turns_end(lambda: called.append("other"))
+        self.until(lambda: called)
+        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+
+    def test_interface(self) -> None:
+        """It says what it provides beside Twisted's."""
+        self.assertTrue(verifyObject(ITurns, self.reactor))
 
 
 class Installing(SynchronousTestCase):

@@ -1,8 +1,8 @@
 """Twisted's reactor on Linux, with a shorter way from a socket that has something to read to its transport.
 
 Twisted makes a context for the log around each event: a dozen calls, a sixth of the processor time of a query that only
-passes through.  The transports of :mod:`teleport_db.net.tcp` do without.  And what is to be done at the end of a turn, as
-the one write of a tunnel, needs no timed call, which costs as much again::
+passes through.  The transports of :mod:`teleport_db.net.tcp` do without.  And what is to be done at the end of a turn,
+as the one write of a tunnel, needs no timed call, which costs as much again::
 
     epoll ──▶ only to be read, and one of ours ──▶ doRead ────┬──▶ the next event ... ──▶ the end of the turn
          └──▶ anything else ───────────────────▶ Twisted's way ┘

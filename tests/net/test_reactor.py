@@ -128,7 +128,7 @@ class Running(SynchronousTestCase):
         self.until(lambda: len(called) == 2)
 
     def test_end_of_a_turn(self) -> None:
-        """What waits for it is called once, behind all events, whoever asked; what it asks for itself is the next turn's."""
+        """What waits for it is called once, behind all events; what it asks for itself is the next turn's."""
         called: list[str] = []
 
         def heard(protocol: Recorder, data: bytes) -> None:

@@ -11,6 +11,7 @@ file that was packed comes in less than a millisecond.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
@@ -39,14 +40,40 @@ def member(content: bytes, level: int = 6) -> bytes:
     return header + packed + _TRAILER.pack(zlib.crc32(content), len(content))
 
 
+class Packer:
+    """Writes ``target``, 0600, with what ``source`` has, a member at a time; OSError, and then it is to be closed."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._out = os.fdopen(fd, "wb")
+        try:
+            self._content = open(source, "rb")  # noqa: SIM115 - closed by close
+        except BaseException:
+            self._out.close()
+            raise
+
+    def pack(self) -> bool:
+        """One member; False when there was no more, and all of it is synced."""
+        block = self._content.read(BLOCK)
+        if block:
+            self._out.write(member(block))
+            return True
+        self._out.flush()
+        os.fsync(self._out.fileno())
+        return False
+
+    def close(self) -> None:
+        """Close both files, whatever of them was packed."""
+        self._content.close()
+        with contextlib.suppress(OSError):  # a full disk was told of before
+            self._out.close()
+
+
 def pack(source: Path, target: Path) -> None:
     """Write ``target``, 0600, with what ``source`` has, and sync it; OSError when it cannot be."""
-    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as out, open(source, "rb") as content:
-        while block := content.read(BLOCK):
-            out.write(member(block))
-        out.flush()
-        os.fsync(fd)
+    with contextlib.closing(Packer(source, target)) as packer:
+        while packer.pack():
+            pass
 
 
 class BlockFile:

@@ -17,7 +17,7 @@ from pathlib import Path
 import attrs
 
 from teleport_db.audit import logfile
-from teleport_db.audit.blocks import pack
+from teleport_db.audit.blocks import Packer
 from teleport_db.audit.checkpoints import Checkpoint, Point, no_point, read_checkpoint
 from teleport_db.audit.logfile import LogFile
 from teleport_db.audit.query import milliseconds
@@ -77,7 +77,7 @@ def expired(directory: Path, now: float, retention: float, *, needed: LogFile | 
 def remove(directory: Path, files: tuple[LogFile, ...], *, at: Point = no_point) -> None:
     """Remove files, the oldest first, so that a crash leaves no gap."""
     for file in files:
-        for name in (file.name, file.packed_name):
+        for name in (file.name, file.packed_name, _temporary(file)):
             (directory / name).unlink(missing_ok=True)
         sync_directory(directory)
         at("file removed")
@@ -88,13 +88,45 @@ def unpacked(directory: Path) -> list[LogFile]:
     return [file for file in logfile.files(directory)[:-1] if (directory / file.name).exists()]
 
 
+def _temporary(file: LogFile) -> str:
+    return f".{file.packed_name}.tmp"
+
+
+class PackedFile:
+    """A closed file that is being packed, a member at a time; killed anywhere, the plain or the packed one is whole.
+
+    Retention may remove it meanwhile, in the same thread.
+    """
+
+    def __init__(self, directory: Path, file: LogFile, *, at: Point = no_point) -> None:
+        self._directory, self.file, self._at = directory, file, at
+        self._plain, self._temporary = directory / file.name, directory / _temporary(file)
+        self._packer = Packer(self._plain, self._temporary)
+
+    def pack(self) -> bool:
+        """One member; False when the packed file has taken the plain one's place, or both were removed."""
+        if self._packer.pack():
+            return True
+        self._at("packed")
+        if not self._plain.exists():
+            self.abandon()
+            return False
+        self._packer.close()
+        self._temporary.rename(self._directory / self.file.packed_name)
+        sync_directory(self._directory)
+        self._at("renamed")
+        self._plain.unlink()
+        sync_directory(self._directory)
+        return False
+
+    def abandon(self) -> None:
+        """Leave the plain file as it is."""
+        self._packer.close()
+        self._temporary.unlink(missing_ok=True)
+
+
 def pack_file(directory: Path, file: LogFile, *, at: Point = no_point) -> None:
-    """Pack a closed file; killed anywhere, the plain one or the packed one is whole."""
-    plain, temporary = directory / file.name, directory / f".{file.packed_name}.tmp"
-    pack(plain, temporary)
-    at("packed")
-    temporary.rename(directory / file.packed_name)
-    sync_directory(directory)
-    at("renamed")
-    plain.unlink()
-    sync_directory(directory)
+    """Pack a closed file."""
+    packed = PackedFile(directory, file, at=at)
+    while packed.pack():
+        pass

@@ -123,7 +123,7 @@ class Index:
 
     # Writing
 
-    def step(self, newest: tuple[LogFile, int], limit: int, breathe: Callable[[], None] | None = None) -> int:
+    def step(self, newest: tuple[LogFile, int], limit: int, breathe: Callable[[], object] | None = None) -> int:
         """Take at most ``limit`` lines more; how many there were.
 
         :param newest: the log's newest file and its bytes that are durable: nothing behind is read.
@@ -154,7 +154,9 @@ class Index:
             self._load()
             raise
 
-    def _take(self, file: LogFile, offset: int, end: int, limit: int, breathe: Callable[[], None] | None = None) -> int:
+    def _take(
+        self, file: LogFile, offset: int, end: int, limit: int, breathe: Callable[[], object] | None = None
+    ) -> int:
         """Take lines of one file."""
         count, chain, taken = self.place.count, self.place.chain, 0
         rows: list[list[int | None]] = []

@@ -2,11 +2,12 @@
 
 ::
 
-    written ── 0.2 s ──▶ 500 lines at a time, and while more are written a rest 19 times as long ──▶ until no more
+    written ── 0.2 s ──▶ ten lines at a time, and while more are written a rest 49 times as long ──▶ until no more
     asked   ───────────▶ all that is missing, without a rest, for at most 5 s ──▶ what is found, or how far it is
 
-So under a load that keeps the machine busy the index takes a twentieth of one thread, and falls behind; it catches up
-when the load is over, and who asks waits for what is missing.
+So under a load that keeps the machine busy the index takes a fiftieth of a thread, some 800 lines a second, and
+falls behind; it catches up when the load is over, and who asks waits for what is missing.  Once it is so far behind
+that nobody who asks could wait for it, nothing is to be gained before that: the rest is 199 times as long.
 """
 
 from __future__ import annotations
@@ -19,27 +20,25 @@ from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from teleport_db.audit.finding import Finder
 from teleport_db.audit.index import Index
 from teleport_db.audit.logfile import LogFile
+from teleport_db.audit.pace import GATHER, Growth, Leisurely
 from teleport_db.audit.shipping import ThreadHook
 from teleport_db.audit.writing import Position
 from teleport_db.errors import AuditUnavailable
 
 T = TypeVar("T")
 
-#: Seconds that a first line waits for others to come along.
-GATHER = 0.2
+#: Lines of one step, and how many times as long as some took the rest behind them is while the log grows.
+STEP, REST = 500, 49
 
-#: Lines of one step, and how many times as long as it took the rest behind it is while the log grows.
-STEP, REST = 500, 19
-
-#: Seconds without a new line after which the log does not grow.
-QUIET = 1.0
+#: Lines that are missing from which on who asks could not wait for them, and how long the rest is then.
+HOPELESS, LONG_REST = 200_000, 199
 
 #: Seconds of a breath: enough for another thread to wake up.
 BREATH_SECONDS = 0.0002
@@ -63,9 +62,9 @@ class Indexing:
     """The index of one log.
 
     :param durable: the end of the log that is on the disk.
-    :param clock: for rests.
+    :param growth: whether the log grows.
     :param in_thread: one thread, in which the index is used.
-    :param elapsed: seconds of a clock that only goes forward, called in that thread; ``sleep`` likewise.
+    :param elapsed: seconds of a clock that only goes forward, called in that thread.
     """
 
     log = Logger()
@@ -75,25 +74,25 @@ class Indexing:
         directory: Path,
         durable: Callable[[], Position],
         *,
+        growth: Growth,
         clock: IReactorTime,
         in_thread: ThreadHook,
         elapsed: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._directory, self._durable, self._clock = directory, durable, clock
-        self._in_thread, self._elapsed, self._sleep = in_thread, elapsed, sleep
+        self._directory, self._durable, self._elapsed = directory, durable, elapsed
         self._index: Index | None = None
         self._finder: Finder | None = None
-        self._timer: IDelayedCall | None = None
-        self._stepping = False
-        self._stopped = False
-        self._grown = 0.0  # when the log did
-
-    def notify(self) -> None:
-        """There are more lines.  Cheap."""
-        self._grown = self._clock.seconds()
-        if self._timer is None and not self._stepping and not self._stopped:
-            self._timer = self._clock.callLater(GATHER, self._step)
+        self._work = Leisurely(
+            self._step,
+            growth=growth,
+            times=self._rest,
+            failed=self._failed,
+            clock=clock,
+            in_thread=in_thread,
+            least=BREATH_SECONDS,
+            elapsed=elapsed,
+        )
+        self.notify = self._work.notify
 
     def ask(self, question: Callable[[Finder], T]) -> Deferred[T | Behind]:
         """Ask once the index has all that is durable now; :class:`Behind` when that takes too long.
@@ -112,21 +111,17 @@ class Indexing:
                     return Behind(durable.count - index.place.count, durable.count)
             return question(finder)
 
-        answer: Deferred[T | Behind] = self._in_thread(asked)
+        answer: Deferred[T | Behind] = self._work.urgent(asked)
         return answer.addErrback(self._unusable)
 
     def forget(self, oldest: LogFile) -> Deferred[None]:
         """The log's files before this one are gone."""
-        gone: Deferred[None] = self._in_thread(lambda: self._open()[0].forget(oldest))
+        gone = self._work.urgent(lambda: self._open()[0].forget(oldest))
         return gone.addErrback(lambda failure: self.log.failure("the audit log's index keeps old rows", failure))
 
     def stop(self) -> Deferred[None]:
         """Close the index when nothing uses it any more."""
-        self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        return self._in_thread(self._close)
+        return self._work.stop(self._close)
 
     # In the thread.
 
@@ -136,9 +131,18 @@ class Indexing:
             self._finder = Finder(self._index)
         return self._index, self._finder
 
-    def _breathe(self) -> None:
-        """Let the reactor's thread have the interpreter: it would wait for it some milliseconds at each system call."""
-        self._sleep(BREATH_SECONDS)
+    def _step(self) -> float | None:
+        durable = self._durable()
+        index, _ = self._open()
+        taken = index.step((durable.file, durable.size), STEP, self._work.rest)
+        self._work.rest()
+        if taken == STEP:
+            return 0
+        return GATHER if taken and index.place.count < self._durable().count else None
+
+    def _rest(self) -> float:
+        behind = 0 if self._index is None else self._durable().count - self._index.place.count
+        return REST if behind < HOPELESS else LONG_REST
 
     def _close(self) -> None:
         if self._finder is not None and self._index is not None:
@@ -148,31 +152,7 @@ class Indexing:
 
     # In the reactor's.
 
-    def _step(self) -> None:
-        self._timer, self._stepping = None, True
-        durable = self._durable()
-
-        def step() -> tuple[float, int]:
-            begun = self._elapsed()
-            index, _ = self._open()
-            taken = index.step((durable.file, durable.size), STEP, self._breathe)
-            return self._elapsed() - begun, taken
-
-        self._in_thread(step).addCallbacks(self._stepped, self._failed)
-
-    def _stepped(self, outcome: tuple[float, int]) -> None:
-        self._stepping = False
-        took, taken = outcome
-        if self._stopped:
-            return
-        if taken == STEP:
-            grows = self._clock.seconds() - self._grown < QUIET
-            self._timer = self._clock.callLater(took * REST if grows else 0, self._step)
-        elif taken and self._index is not None and self._index.place.count < self._durable().count:
-            self.notify()
-
     def _failed(self, failure: Failure) -> None:
-        self._stepping = False
         self.log.failure("the audit log's index could not be written", failure)
 
     def _unusable(self, failure: Failure) -> Any:

@@ -20,7 +20,6 @@ key that exists no more when the next comes: :mod:`teleport_db.audit.verifying` 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from os import PathLike, close
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,8 @@ from teleport_db.audit.finding import Page
 from teleport_db.audit.housekeeping import Expired
 from teleport_db.audit.indexing import Behind, Indexing
 from teleport_db.audit.logfile import LogFile
+from teleport_db.audit.pace import Growth
+from teleport_db.audit.packing import Packing
 from teleport_db.audit.query import Query
 from teleport_db.audit.recovery import STATE, recover
 from teleport_db.audit.sessions import OWN, OpenSession, Record
@@ -112,7 +113,7 @@ class AuditLog:
         at: Point = no_point,
     ) -> None:
         self.directory = Path(directory)
-        self._clock, self._in_thread, self._pack_thread = clock, in_thread, pack_thread
+        self._clock, self._in_thread = clock, in_thread
         self._new_uid = new_uid or uid_source()
         self._keeping, self._cluster, self._at = keeping, cluster, at
         self._lock = lock_directory(self.directory)
@@ -126,14 +127,18 @@ class AuditLog:
             raise
         self._accepted = dict(self._state.last)
         self._kept_size = place.size
-        self._indexing = Indexing(self.directory, lambda: self.position, clock=clock, in_thread=index_thread)
+        self._growth = Growth(clock)
+        self._indexing = Indexing(
+            self.directory, lambda: self.position, growth=self._growth, clock=clock, in_thread=index_thread
+        )
+        self._packing = Packing(self.directory, growth=self._growth, clock=clock, in_thread=pack_thread, at=at)
         self._waiting: list[_Waiting] = []
         self._writing: list[_Waiting] | None = None
         self._closing = False
         self._closed: Deferred[None] | None = None
         self._signing: IDelayedCall | None = None
         self._looking: IDelayedCall | None = None
-        self._packing: Deferred[None] | None = None
+        self._removing: Deferred[None] | None = None
         #: Gives the oldest file that somebody has still to read, None for none; retention leaves it and what follows.
         self.needed: Callable[[], LogFile | None] = lambda: None
         self._held: tuple[LogFile, ...] = ()
@@ -264,6 +269,7 @@ class AuditLog:
         if place.unsigned and self._signing is None and not self._closing:
             self._signing = self._clock.callLater(CHECKPOINT_SECONDS, self._sign)
         if place.count != before.count:
+            self._growth.add(place.count - before.count)
             self._indexing.notify()
             watching, self._watching = self._watching, []
             for watcher in watching:
@@ -314,12 +320,12 @@ class AuditLog:
 
     def _release(self) -> Deferred[None]:
         kept = self._keep_state()
-        packed: Deferred[None] = Deferred()
-        if self._packing is None:
-            packed.callback(None)
+        removed: Deferred[None] = Deferred()
+        if self._removing is None:
+            removed.callback(None)
         else:
-            self._packing.addCallback(lambda _: packed.callback(None))
-        all_done: Deferred[Any] = gatherResults([kept, packed, self._indexing.stop()])
+            self._removing.addCallback(lambda _: removed.callback(None))
+        all_done: Deferred[Any] = gatherResults([kept, removed, self._packing.stop(), self._indexing.stop()])
         return all_done.addCallback(lambda _: self._let_go())
 
     def _let_go(self) -> None:
@@ -334,37 +340,34 @@ class AuditLog:
     # Closed files
 
     def _keep_house(self) -> None:
-        """Remove what is too old, pack what is closed; and look again in an hour."""
+        """Remove what is too old, then pack what is closed; and look again in an hour."""
         if self._looking is not None and self._looking.active():
             self._looking.cancel()
         self._looking = self._clock.callLater(LOOK_SECONDS, self._keep_house)
-        if self._packing is None:
-            self._packing = Deferred.fromCoroutine(self._house())
-            self._packing.addErrback(lambda failure: self.log.failure("old audit files stay as they are", failure))
-            self._packing.addCallback(self._house_kept)
+        if self._removing is None:
+            self._removing = Deferred.fromCoroutine(self._remove())
+            self._removing.addErrback(lambda failure: self.log.failure("old audit files stay as they are", failure))
+            self._removing.addCallback(self._removed)
 
-    def _house_kept(self, _: object) -> None:
-        self._packing = None
+    def _removed(self, _: object) -> None:
+        self._removing = None
+        if self._keeping.compress and not self._closing:
+            self._packing.notify()
 
-    async def _house(self) -> None:
+    async def _remove(self) -> None:
         directory, keeping, now = self.directory, self._keeping, self._clock.seconds()
-        needed = self.needed()
-        found: Expired | None = await self._pack_thread(lambda: housekeeping.expired(directory, now, keeping.retention))
+        needed, in_thread = self.needed(), self._packing.urgent
+        found = await in_thread(lambda: housekeeping.expired(directory, now, keeping.retention))
         held = housekeeping.held(found, needed)
         if held:
             await self._say_held(held, now)
-            found = await self._pack_thread(
-                lambda: housekeeping.expired(directory, now, keeping.retention, needed=needed)
-            )
+            found = await in_thread(lambda: housekeeping.expired(directory, now, keeping.retention, needed=needed))
         if found is not None:
             files = found.files
             await self.emit([self._retention(found, now)])
             self._at("retention recorded")
-            await self._pack_thread(lambda: housekeeping.remove(directory, files, at=self._at))
+            await in_thread(lambda: housekeeping.remove(directory, files, at=self._at))
             await self._indexing.forget(found.oldest)
-        if keeping.compress:
-            for file in await self._pack_thread(lambda: housekeeping.unpacked(directory)):
-                await self._pack_thread(partial(housekeeping.pack_file, directory, file, at=self._at))
 
     async def _say_held(self, held: tuple[LogFile, ...], now: float) -> None:
         names = [file.name for file in held if file not in self._held]

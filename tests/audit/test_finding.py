@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from typing import Any
 
@@ -10,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.python.monkey import MonkeyPatcher
 
-from teleport_db.audit import finding, index, logfile
+from teleport_db.audit import finding, index, indexing, logfile
 from teleport_db.audit.finding import Page
 from teleport_db.audit.index import BREATH, NAME
 from teleport_db.audit.indexing import BREATH_SECONDS
 from teleport_db.audit.log import AuditLog
+from teleport_db.audit.pace import GATHER, QUIET
 from teleport_db.audit.query import Query, event_words, milliseconds, wanted_words
 from teleport_db.config.model import AuditFiles
 from teleport_db.errors import AuditUnavailable
-from tests.audit.samples import NOW
-from tests.audit.test_log import DAY, LogCase
+from tests.audit.test_log import DAY, LogCase, Thread
 
 TEXTS = ("select one", "SELECT Two from users", "drop table users_old", "naïve Ünï-cödé", "", "x" * 300, "a'b\"c")
 USERS, SIDS = ("alice", "bob", "\ud800odd"), ("s1", "s2", "s3")
@@ -334,27 +335,78 @@ class IndexTests(LogCase):
         self.failureResultOf(log.search(limit=1), AuditUnavailable)
         self.flushLoggedErrors(sqlite3.OperationalError)
 
+    def rests(self, log: AuditLog) -> list[float]:
+        """Milliseconds of the rests of its index, each of whose bits of work takes one; they are not waited for."""
+        rests: list[float] = []
+        work, ticks = log._indexing._work, itertools.count()
+        work.elapsed = lambda: next(ticks) / 1000
+        work.wait = lambda seconds: rests.append(round(seconds * 1000, 1))
+        return rests
+
     def test_own_pace(self) -> None:
-        """While the log grows a step, then a rest 19 times as long; what is left when it does not, at once."""
+        """While the log grows ten lines, then a rest 49 times as long; without growth a breath; none for who asks."""
         log = self.log()
-        ticks = iter(range(100))
-        breaths: list[float] = []
-        log._indexing._elapsed = lambda: next(ticks)
-        log._indexing._sleep = breaths.append
+        rests = self.rests(log)
         log.receive("host", [(number, {"n": number}) for number in range(1, 2001)])
-        moments = []
-        for number in range(2001, 2119):
-            if number < 2081:
-                log.receive("host", [(number, {"n": number})])
+        self.clock.advance(GATHER)
+        self.assertEqual(log._indexing._index and log._indexing._index.place.count, 2001)
+        self.assertEqual(rests, [49.0] * (2000 // BREATH + 5))
+        rests.clear()
+        self.clock.advance(QUIET)
+        log.receive("host", [(number, {"n": number}) for number in range(2001, 2091)])
+        self.clock.advance(GATHER)
+        self.assertEqual(log._indexing._index and log._indexing._index.place.count, 2091)
+        self.assertEqual(rests, [BREATH_SECONDS * 1000] * (90 // BREATH + 1))  # the reactor's thread is let in between
+        rests.clear()
+        log.receive("host", [(number, {"n": number}) for number in range(2091, 4001)])
+        self.assertEqual(self.all(log, limit=1), [4000])
+        self.assertEqual(rests, [])
+
+    def test_hopeless(self) -> None:
+        """So far behind that who asks is told so anyway it takes less of the machine."""
+        self.patch(indexing, "HOPELESS", 1000)
+        log = self.log()
+        rests = self.rests(log)
+        log.receive("host", [(number, {"n": number}) for number in range(1, 2001)])
+        self.clock.advance(GATHER)
+        self.assertEqual(set(rests[: 1000 // BREATH]), {199.0})
+        self.assertEqual(rests[-1], 49.0)
+
+    def test_now_and_then(self) -> None:
+        """Lines that come one by one do not hold up what is to be caught up with."""
+        log = self.log()
+        log.receive("host", [(number, {"n": number}) for number in range(1, 2001)])
+        self.assertTrue(log._growth)
+        for number in range(2001, 2100):
             self.clock.advance(0.5)
-            place = log._indexing._index.place.count if log._indexing._index else 0
-            if not moments or moments[-1][1] != place:
-                moments.append((self.clock.seconds() - NOW, place))
-        self.assertEqual(
-            [(round(when, 1), place) for when, place in moments],
-            [(0.5, 500), (19.5, 1000), (38.5, 1500), (57.5, 2081)],
-        )
-        self.assertEqual(breaths, [BREATH_SECONDS] * (2081 // BREATH))  # the reactor's thread is let in between
+            log.receive("host", [(number, {"n": number})])
+            self.assertEqual(bool(log._growth), number <= 2002)
+        self.clock.advance(-3600)
+        log.receive("host", [(2100, {})])
+        self.assertFalse(log._growth)
+
+    def test_urgent(self) -> None:
+        """Who asks in the middle of a rest: what is begun goes on without one."""
+        log = self.log()
+        rests = self.rests(log)
+        thread = Thread()
+        work = log._indexing._work
+        work._in_thread = thread
+        answers: list[Any] = []
+
+        def wait(seconds: float) -> None:
+            rests.append(seconds)
+            if len(rests) == 3:
+                log.search(limit=1).addCallback(answers.append)
+
+        work.wait = wait
+        log.receive("host", [(number, {"n": number}) for number in range(1, 401)])
+        self.clock.advance(GATHER)
+        thread.step()
+        self.assertEqual(len(rests), 3)
+        thread.finish()
+        self.assertEqual([event["n"] for event in answers[0].events], [400])
+        self.assertFalse(work._hurry.is_set())
 
 
 class SessionTests(LogCase):

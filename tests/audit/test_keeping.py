@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import itertools
 import os
 import random
 import shutil
@@ -18,16 +20,19 @@ from twisted.python.monkey import MonkeyPatcher
 from twisted.trial.unittest import SynchronousTestCase
 
 import teleport_db
-from teleport_db.audit import blocks, logfile
+from teleport_db.audit import blocks, logfile, packing
 from teleport_db.audit.blocks import BlockFile, DamagedFile, pack
 from teleport_db.audit.checkpoints import key_files
-from teleport_db.audit.housekeeping import RETENTION
+from teleport_db.audit.housekeeping import RETENTION, remove
 from teleport_db.audit.log import CHECKPOINT_SECONDS, LOOK_SECONDS, AuditLog
+from teleport_db.audit.logfile import LogFile
+from teleport_db.audit.pace import FEW, GATHER, QUIET, Growth
+from teleport_db.audit.packing import Packing
 from teleport_db.audit.query import Query
 from teleport_db.audit.verifying import verify
 from teleport_db.config.model import AuditFiles
 from teleport_db.errors import AuditUnavailable
-from tests.audit.test_log import DAY, LogCase
+from tests.audit.test_log import DAY, LogCase, Thread
 
 #: Small files, each packed, and the oldest removed.
 KEEPING = AuditFiles(max_file=2000, retention=3 * DAY, compress=True)
@@ -71,14 +76,14 @@ class Crash(BaseException):
 
 
 class Crasher:
-    """Raises at the nth time that a point is passed."""
+    """Raises at the nth time that a point is passed, and from then on: who is dead does not pass it."""
 
     def __init__(self, point: str, times: int) -> None:
         self.point, self.times = point, times
 
     def __call__(self, name: str) -> None:
         if name == self.point:
-            self.times -= 1
+            self.times = max(0, self.times - 1)
             if not self.times:
                 raise Crash(name)
 
@@ -303,6 +308,137 @@ class RotationTests(KeepingCase):
         finding = verify(self.directory, kept=[old, new]).finding
         assert finding is not None
         self.assertIn("nothing to compare", finding.what)
+
+
+class PackingTests(LogCase):
+    """The pace of packing, and who may come in between."""
+
+    def begun(self, *, files: int = 3) -> tuple[Packing, Growth, Thread, list[float]]:
+        """Packing of closed files of ten members each, its thread, and its rests as multiples of the work."""
+        self.directory.mkdir()
+        for number in range(1, files + 2):
+            (self.directory / LogFile("2025-11-24", number).name).write_bytes(b"x" * (blocks.BLOCK * 10))
+        growth, thread, rests, ticks = Growth(self.clock), Thread(), [], itertools.count()
+        packing = Packing(
+            self.directory,
+            growth=growth,
+            clock=self.clock,
+            in_thread=thread,
+            elapsed=lambda: next(ticks) / 1000,
+        )
+        packing._work.wait = lambda seconds: rests.append(round(seconds * 1000, 1))
+        packing.notify()
+        self.clock.advance(GATHER)
+        return packing, growth, thread, rests
+
+    def left(self) -> list[str]:
+        return sorted(path.name for path in self.directory.iterdir())
+
+    def finish(self, thread: Thread) -> None:
+        while thread.work:
+            thread.step()
+            self.clock.advance(0)
+
+    def test_growing(self) -> None:
+        """While the log grows there is a rest behind each member, 99 times as long."""
+        _, growth, thread, rests = self.begun()
+        growth.add(FEW)
+        self.finish(thread)
+        self.assertEqual(len(rests), 33)
+        self.assertTrue(all(98 < rest <= 99 for rest in rests), rests)
+        self.assertEqual(len([name for name in self.left() if name.endswith(".gz")]), 3)
+        self.assertEqual(len(self.left()), 4)
+
+    def test_much(self) -> None:
+        """The more waits, the shorter; too much, and there is none."""
+        self.patch(packing, "MOST", 30 * blocks.BLOCK)
+        _, growth, thread, rests = self.begun(files=4)
+        growth.add(FEW)
+        self.finish(thread)
+        self.assertEqual(rests, [33.0] * 11 + [66.0] * 11 + [99.0] * 11)  # none while three wait behind the first
+        self.assertEqual(len(self.left()), 5)
+
+    def test_quiet(self) -> None:
+        """Else there is none."""
+        _, growth, thread, rests = self.begun()
+        growth.add(FEW)
+        self.clock.advance(QUIET)
+        self.finish(thread)
+        self.assertEqual((rests, len(self.left())), ([], 4))
+
+    def test_urgent(self) -> None:
+        """Who needs the thread has it behind the member under way; then the packing goes on where it was."""
+        packing, growth, thread, rests = self.begun(files=1)
+        growth.add(FEW)
+        told: list[str] = []
+
+        def wait(seconds: float) -> None:
+            rests.append(seconds)
+            if len(rests) == 3:
+                packing.urgent(lambda: told.append("done"))
+
+        packing._work.wait = wait
+        thread.step()
+        self.assertEqual((len(rests), told), (3, []))
+        thread.step()
+        self.assertEqual(told, ["done"])
+        self.clock.advance(0)
+        self.finish(thread)
+        self.assertEqual(len(rests), 11)
+        self.assertEqual(self.left(), ["2025-11-24.0002.jsonl", "2025-11-24.jsonl.gz"])
+
+    def test_removed(self) -> None:
+        """A file that retention removes while it is being packed does not come back."""
+        packing, growth, thread, rests = self.begun(files=2)
+        growth.add(FEW)
+        packing._work.wait = lambda seconds: packing._work._hurry.set()
+        thread.step()
+        self.assertIn(".2025-11-24.jsonl.gz.tmp", self.left())
+        remove(self.directory, (LogFile("2025-11-24"),))
+        packing._work._hurry.clear()
+        packing._work.wait = rests.append
+        self.clock.advance(0)
+        self.finish(thread)
+        self.assertEqual(self.left(), ["2025-11-24.0002.jsonl.gz", "2025-11-24.0003.jsonl"])
+
+    def test_stopped(self) -> None:
+        """Closing does not wait for a file: what is begun is given up, the plain one stays, another start packs it."""
+        packing, growth, thread, _ = self.begun(files=1)
+        growth.add(FEW)
+        stopped: list[Any] = []
+        packing._work.wait = lambda seconds: stopped or stopped.append(packing.stop())
+        thread.step()
+        thread.finish()
+        self.successResultOf(stopped[0])
+        self.clock.advance(10)
+        self.assertEqual((thread.work, self.left()), ([], ["2025-11-24.0002.jsonl", "2025-11-24.jsonl"]))
+        self.assertEqual((self.directory / "2025-11-24.jsonl").stat().st_size, blocks.BLOCK * 10)
+
+    def test_failing(self) -> None:
+        """A disk that is full, at any member or at the end: the plain file stays, and the next look packs it."""
+        for times in range(1, 12):
+            self.directory = Path(self.mktemp())
+            packing, _, thread, _ = self.begun(files=1)
+            left = times
+
+            def member(content: bytes, real: Callable[[bytes], bytes] = blocks.member) -> bytes:
+                nonlocal left
+                left -= 1
+                if not left:
+                    raise OSError(errno.ENOSPC, "full")
+                return real(content)
+
+            def no_sync(fd: int) -> None:
+                raise OSError(errno.ENOSPC, "full")
+
+            broken = MonkeyPatcher((blocks, "member", member), *([(os, "fsync", no_sync)] if times > 10 else []))
+            broken.runWithPatches(self.finish, thread)
+            self.assertEqual(len(self.flushLoggedErrors(OSError)), 1, times)
+            self.assertEqual(self.left(), ["2025-11-24.0002.jsonl", "2025-11-24.jsonl"])
+            packing.notify()
+            self.clock.advance(GATHER)
+            self.finish(thread)
+            self.assertEqual(self.left(), ["2025-11-24.0002.jsonl", "2025-11-24.jsonl.gz"])
 
 
 class CrashTests(KeepingCase):

@@ -1,0 +1,159 @@
+"""Work on the audit log that can wait, in a thread: it rests while the log grows.
+
+::
+
+    more to do ── 0.2 s ──▶ a bit, a rest many times as long, a bit, a rest ...   while the log grows
+                            bit after bit                                         when it does not
+    urgent     ───────────▶ no rests; what is urgent runs when the step of some bits is over, then the work goes on
+
+A bit is well under a millisecond, so that the reactor's thread waits for no more than that for the interpreter or a
+core; and a load that keeps the machine busy is left what it needs.  Rests are a multiple of what the bit took by the
+clock: on a busy machine work takes longer, and so do the rests.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from teleport_db.audit.shipping import ThreadHook
+
+T = TypeVar("T")
+
+#: Seconds that a first line waits for others to come along.
+GATHER = 0.2
+
+#: Lines in a second from which on the log grows; a statement now and then is no load.
+FEW = 100
+
+#: Seconds without so many after which it does not.
+QUIET = 1.0
+
+#: Seconds of the longest rest, so that there is some pace however slow the machine is.
+LONGEST = 2.0
+
+
+class Growth:
+    """Whether the log grows.
+
+    :param clock: ``seconds()`` since the epoch, asked in any thread.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._since, self._lines, self._last = 0.0, 0, 0.0
+
+    def add(self, lines: int) -> None:
+        """So many lines were written."""
+        now = self._clock.seconds()
+        if not 0 <= now - self._since < QUIET:
+            self._since, self._lines = now, 0
+        self._lines += lines
+        if self._lines >= FEW:
+            self._last = now
+
+    def __bool__(self) -> bool:
+        return 0 <= self._clock.seconds() - self._last < QUIET
+
+
+class Leisurely:
+    """Such work.
+
+    :param step: does some bits of it in the thread, :meth:`rest` behind each; seconds after which the next step is due,
+        None when all is done.
+    :param times: how many times as long as a bit took the rest behind it is while the log grows; called in the thread.
+    :param least: seconds of a rest at any time: enough for another thread to wake up.
+    :param failed: told why a step was the last one until :meth:`notify` is called.
+    :param elapsed: seconds of a clock that only goes forward, called in the thread.
+    :param wait: waits so many seconds in the thread; without it, less when something is urgent.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[], float | None],
+        *,
+        growth: Growth,
+        times: Callable[[], float],
+        failed: Callable[[Failure], None],
+        clock: IReactorTime,
+        in_thread: ThreadHook,
+        least: float = 0.0,
+        elapsed: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], object] | None = None,
+    ) -> None:
+        self._take_step, self._growth, self._times, self._least = step, growth, times, least
+        self._tell_failed, self._clock, self._in_thread = failed, clock, in_thread
+        self._hurry = threading.Event()
+        self.elapsed, self.wait = elapsed, wait or self._hurry.wait
+        self._begun = 0.0
+        self._urgent = 0
+        self._timer: IDelayedCall | None = None
+        self._stepping = self._more = self._stopped = False
+
+    # In the reactor's thread.
+
+    def notify(self) -> None:
+        """There is more to do.  Cheap."""
+        self._more = True
+        if self._timer is None and not self._stepping and not self._stopped:
+            self._timer = self._clock.callLater(GATHER, self._step)
+
+    def urgent(self, function: Callable[[], T]) -> Deferred[T]:
+        """Call a function in the thread, before anything of the work that has not begun."""
+        self._urgent += 1
+        self._hurry.set()
+        answer: Deferred[T] = self._in_thread(function)
+        return answer.addBoth(self._calm)
+
+    def _calm(self, answer: T) -> T:
+        self._urgent -= 1
+        if not self._urgent:
+            self._hurry.clear()
+        return answer
+
+    def stop(self, close: Callable[[], None]) -> Deferred[None]:
+        """Take no further step; ``close`` is called in the thread."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return self.urgent(close)
+
+    def _step(self) -> None:
+        self._timer, self._stepping, self._more = None, True, False
+        self._in_thread(self._timed_step).addCallbacks(self._stepped, self._failed)
+
+    def _stepped(self, delay: float | None) -> None:
+        self._stepping = False
+        if self._stopped:
+            return
+        if delay is not None:
+            self._timer = self._clock.callLater(delay, self._step)
+        elif self._more:
+            self.notify()
+
+    def _failed(self, failure: Failure) -> None:
+        self._stepping = False
+        self._tell_failed(failure)
+
+    # In the thread.
+
+    def _timed_step(self) -> float | None:
+        self._begun = self.elapsed()
+        return self._take_step()
+
+    def rest(self) -> bool:
+        """Rest as long as is due behind what was done since the last rest; whether nothing is urgent."""
+        rest, took = self._least, self.elapsed() - self._begun
+        if self._growth:
+            rest = max(rest, min(LONGEST, took * self._times()))
+        if rest and not self._hurry.is_set():
+            self.wait(rest)
+        self._begun = self.elapsed()
+        return not self._hurry.is_set()

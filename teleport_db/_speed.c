@@ -1,9 +1,11 @@
-/* What the byte path does most often, compiled.  Optional: pgwire/walk.py, pgwire/words.py, audit/shipped.py, audit/exchange.py and
- * audit/uids.py have the same in Python, say what each function promises, and are used where this was not built.  Nothing here is kept between two calls.
+/* What the byte path does most often, compiled.  Optional: pgwire/walk.py, pgwire/words.py, audit/shipped.py, audit/logfile.py,
+ * audit/exchange.py and audit/uids.py have the same in Python, say what each function promises, and are used where this was not
+ * built.  Nothing here is kept between two calls.
  *
  * Built against the stable interface of CPython 3.11, so that one file serves that and all later versions. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdint.h>
 #include <string.h>
 
 typedef const unsigned char *at_t;
@@ -91,21 +93,25 @@ typedef struct {
     int flat; /* no object in it, no name twice or written with escapes */
 } event_t;
 
+/* What stands in a string for itself: ASCII but for the quote, the backslash and control characters.  The NUL behind the
+ * content, which bytes objects have, is none. */
+static unsigned char plain[256];
+
 /* Behind the quote that ends a string; `in` is behind the one that begins it.  NULL: there is no string. */
 static at_t
 string_end(at_t in, at_t end, int *escapes)
 {
-    while (in < end) {
+    for (;;) {
+        while (plain[*in])
+            in++;
+        if (in >= end)
+            return NULL;
         unsigned char byte = *in++;
         if (byte == '"')
             return in;
-        if (byte < 0x20 || byte > 0x7f)
+        if (byte != '\\' || in == end)
             return NULL;
-        if (byte != '\\')
-            continue;
         *escapes = 1;
-        if (in == end)
-            return NULL;
         byte = *in++;
         if (byte == 'u') {
             if (end - in < 4)
@@ -116,7 +122,6 @@ string_end(at_t in, at_t end, int *escapes)
         } else if (byte == 0 || strchr("\"\\/bfnrt", byte) == NULL)
             return NULL;
     }
-    return NULL;
 }
 
 static at_t
@@ -223,6 +228,7 @@ event_end(at_t in, at_t end, event_t *event)
 {
     text_t names[MAX_NAMES];
     int count = 0;
+    unsigned long long seen = 0; /* a bit for each name: most cannot be any of those before */
     memset(event, 0, sizeof *event);
     event->flat = 1;
     if (in == end || *in++ != '{')
@@ -238,9 +244,13 @@ event_end(at_t in, at_t end, event_t *event)
         name.end = in - 1;
         if (escapes || count == MAX_NAMES)
             event->flat = 0;
-        for (int i = 0; event->flat && i < count; i++)
-            if (same(names[i], name))
-                event->flat = 0;
+        Py_ssize_t size = name.end - name.begin;
+        unsigned long long bit = 1ULL << ((size * 5 + (size ? name.begin[0] * 3 + name.end[-1] : 0)) & 63);
+        if (seen & bit)
+            for (int i = 0; event->flat && i < count; i++)
+                if (same(names[i], name))
+                    event->flat = 0;
+        seen |= bit;
         if (event->flat)
             names[count++] = name;
         in++;
@@ -275,25 +285,115 @@ unquoted(text_t *text)
     return memchr(text->begin, '\\', text->end - text->begin) == NULL;
 }
 
-/* A statement's event as (seq, json, name, sid, ei, server_id, cluster_name), another as (seq, json) and five None. */
-static PyObject *
-entry(long long seq, at_t raw, at_t end, event_t *event)
+/* Whether it is a statement's event of the plain kind; then the quotes are off its texts, and `ei` is its number. */
+static int
+is_statement(event_t *event, long long *ei)
 {
-    const char *json = (const char *)raw;
-    Py_ssize_t size = end - raw;
-    long long ei = 0;
     int number = event->ei.begin != NULL && event->ei.end - event->ei.begin <= 15;
+    *ei = 0;
     for (at_t digit = event->ei.begin; number && digit < event->ei.end; digit++) {
         number = *digit >= '0' && *digit <= '9';
-        ei = ei * 10 + (*digit - '0');
+        *ei = *ei * 10 + (*digit - '0');
     }
-    if (!event->flat || !number || !unquoted(&event->event) || !unquoted(&event->code) || !unquoted(&event->sid) ||
-        !unquoted(&event->server) || !unquoted(&event->cluster) ||
-        !(is(event->event, "db.session.query") || is(event->event, "db.session.result")))
-        return Py_BuildValue("(Ly#OOOOO)", seq, json, size, Py_None, Py_None, Py_None, Py_None, Py_None);
+    return event->flat && number && unquoted(&event->event) && unquoted(&event->code) && unquoted(&event->sid) &&
+           unquoted(&event->server) && unquoted(&event->cluster) &&
+           (is(event->event, "db.session.query") || is(event->event, "db.session.result"));
+}
+
+/* Statements' events with numbers that follow each other, of one host and cluster. */
+typedef struct {
+    long long first, count;
+    text_t server, cluster;
+    PyObject *newest; /* of each session the last ei */
+    int64_t *places;  /* where each begins and ends */
+} run_t;
+
+/* Add what the run has to what was found, and empty it.  0, or -1 with an exception. */
+static int
+end_run(run_t *run, PyObject *found)
+{
+    if (run->count == 0)
+        return 0;
 #define TEXT(text) (const char *)(text).begin, (Py_ssize_t)((text).end - (text).begin)
-    return Py_BuildValue("(Ly#s#s#Ls#s#)", seq, json, size, TEXT(event->event), TEXT(event->sid), ei,
-                         TEXT(event->server), TEXT(event->cluster));
+    PyObject *one = Py_BuildValue("(Ly#Ns#s#)", run->first, (const char *)run->places,
+                                  (Py_ssize_t)(run->count * 2 * sizeof *run->places), run->newest, TEXT(run->server),
+                                  TEXT(run->cluster));
+    run->newest = NULL;
+    run->count = 0;
+    int added = one == NULL ? -1 : PyList_Append(found, one);
+    Py_XDECREF(one);
+    return added;
+}
+
+/* 0, or -1 with an exception. */
+static int
+add_to_run(run_t *run, PyObject *found, long long seq, event_t *event, long long ei, Py_ssize_t begin, Py_ssize_t end)
+{
+    if (run->count && (seq != run->first + run->count || !same(run->server, event->server) ||
+                       !same(run->cluster, event->cluster)) &&
+        end_run(run, found) < 0)
+        return -1;
+    if (run->count == 0) {
+        run->first = seq;
+        run->server = event->server;
+        run->cluster = event->cluster;
+        if ((run->newest = PyDict_New()) == NULL)
+            return -1;
+    }
+    run->places[run->count * 2] = begin;
+    run->places[run->count * 2 + 1] = end;
+    run->count++;
+    PyObject *sid = PyUnicode_FromStringAndSize(TEXT(event->sid)), *number = PyLong_FromLongLong(ei);
+    int set = sid == NULL || number == NULL ? -1 : PyDict_SetItem(run->newest, sid, number);
+    Py_XDECREF(sid);
+    Py_XDECREF(number);
+    return set;
+}
+
+/* What was found; NULL with an exception; `none` becomes 1 for what is no shipment. */
+static PyObject *
+split_into(PyObject *found, at_t content, at_t end, Py_ssize_t most, run_t *run, int *none)
+{
+    at_t in = content;
+    *none = 1;
+    if ((in = word_end(in, end, "{\"events\":[")) == NULL)
+        return NULL;
+    for (Py_ssize_t count = 0; count < most; count++) {
+        event_t event;
+        long long seq = 0, ei;
+        if ((in = word_end(in, end, "{\"seq\":")) == NULL)
+            return NULL;
+        at_t digits = in;
+        in = digits_end(in, end);
+        if (in == digits || in - digits > 18)
+            return NULL;
+        for (; digits < in; digits++)
+            seq = seq * 10 + (*digits - '0');
+        if ((in = word_end(in, end, ",\"event\":")) == NULL)
+            return NULL;
+        at_t raw = in;
+        if ((in = event_end(in, end, &event)) == NULL)
+            return NULL;
+        int added;
+        if (is_statement(&event, &ei))
+            added = add_to_run(run, found, seq, &event, ei, raw - content, in - content);
+        else if ((added = end_run(run, found)) == 0) {
+            PyObject *one = Py_BuildValue("(Ly#)", seq, (const char *)raw, (Py_ssize_t)(in - raw));
+            added = one == NULL ? -1 : PyList_Append(found, one);
+            Py_XDECREF(one);
+        }
+        at_t next = word_end(in, end, "},");
+        int last = next == NULL && word_end(in, end, "}]}") == end;
+        if (added < 0 || (last && end_run(run, found) < 0)) {
+            *none = 0;
+            return NULL;
+        }
+        if (last)
+            return found;
+        if ((in = next) == NULL)
+            return NULL;
+    }
+    return NULL;
 }
 
 static PyObject *
@@ -302,49 +402,21 @@ split(PyObject *module, PyObject *arguments)
     PyObject *given;
     char *bytes;
     Py_ssize_t size, most;
+    int none = 0;
     if (!PyArg_ParseTuple(arguments, "Sn:split", &given, &most) || PyBytes_AsStringAndSize(given, &bytes, &size) < 0)
         return NULL;
-    at_t in = (at_t)bytes, end = in + size;
-    PyObject *found = PyList_New(0);
+    /* An entry has 19 bytes and more. */
+    run_t run = {.places = PyMem_Malloc((size / 19 + 1) * 2 * sizeof *run.places)};
+    PyObject *list = run.places == NULL ? PyErr_NoMemory() : PyList_New(0), *found = NULL;
+    if (list != NULL)
+        found = split_into(list, (at_t)bytes, (at_t)bytes + size, most, &run, &none);
     if (found == NULL)
-        return NULL;
-    if ((in = word_end(in, end, "{\"events\":[")) == NULL)
-        goto none;
-    while (PyList_Size(found) < most) {
-        event_t event;
-        long long seq = 0;
-        if ((in = word_end(in, end, "{\"seq\":")) == NULL)
-            goto none;
-        at_t digits = in;
-        in = digits_end(in, end);
-        if (in == digits || in - digits > 18)
-            goto none;
-        for (; digits < in; digits++)
-            seq = seq * 10 + (*digits - '0');
-        if ((in = word_end(in, end, ",\"event\":")) == NULL)
-            goto none;
-        at_t raw = in;
-        if ((in = event_end(in, end, &event)) == NULL)
-            goto none;
-        PyObject *one = entry(seq, raw, in, &event);
-        if (one == NULL || PyList_Append(found, one) < 0) {
-            Py_XDECREF(one);
-            Py_DECREF(found);
-            return NULL;
-        }
-        Py_DECREF(one);
-        at_t next = word_end(in, end, "},");
-        if (next != NULL) {
-            in = next;
-            continue;
-        }
-        if (word_end(in, end, "}]}") == end)
-            return found;
-        goto none;
-    }
-none:
-    Py_DECREF(found);
-    Py_RETURN_NONE;
+        Py_XDECREF(list);
+    Py_XDECREF(run.newest);
+    PyMem_Free(run.places);
+    if (found == NULL && none)
+        Py_RETURN_NONE;
+    return found;
 }
 
 /* ---- The events of one exchange ---- */
@@ -641,6 +713,89 @@ result_event(PyObject *module, PyObject *arguments)
     return written(&writer);
 }
 
+/* ---- chain_run: the log's lines of such a run ---- */
+
+static PyObject *sha256; /* hashlib.sha256 */
+static PyObject *hexdigest;
+
+#define CHAIN 64
+static const char before_event[] = ",\"event\":", before_chain[] = ",\"chain\":\"", behind_chain[] = "\"}\n";
+
+/* The chain value of a line of `size` bytes, given that of the line before, which it takes the place of: 0 or -1. */
+static int
+next_chain(char *chain, Py_ssize_t chain_size, const char *line, Py_ssize_t size)
+{
+    PyObject *both = PyBytes_FromStringAndSize(NULL, chain_size + size), *hash = NULL, *digest = NULL;
+    Py_ssize_t length = 0;
+    const char *text = NULL;
+    if (both != NULL) {
+        char *into = PyBytes_AsString(both);
+        memcpy(into, chain, chain_size);
+        memcpy(into + chain_size, line, size);
+        hash = PyObject_CallFunctionObjArgs(sha256, both, NULL);
+    }
+    if (hash != NULL)
+        digest = PyObject_CallMethodObjArgs(hash, hexdigest, NULL);
+    if (digest != NULL)
+        text = PyUnicode_AsUTF8AndSize(digest, &length);
+    if (text != NULL && length == CHAIN)
+        memcpy(chain, text, CHAIN);
+    else if (text != NULL)
+        PyErr_SetString(PyExc_ValueError, "a SHA-256 has 64 digits");
+    Py_XDECREF(both);
+    Py_XDECREF(hash);
+    Py_XDECREF(digest);
+    return text != NULL && length == CHAIN ? 0 : -1;
+}
+
+static PyObject *
+chain_run(PyObject *module, PyObject *arguments)
+{
+    const char *head, *content, *bytes, *given;
+    Py_ssize_t head_size, size, places_size, given_size, begin, end, room = 0;
+    long long first;
+    char chain[CHAIN];
+    if (!PyArg_ParseTuple(arguments, "y#Ly#y#nns#:chain_run", &head, &head_size, &first, &content, &size, &bytes,
+                          &places_size, &begin, &end, &given, &given_size))
+        return NULL;
+    int64_t place[2];
+    if (first < 0 || begin < 0 || begin > end || end > places_size / (Py_ssize_t)sizeof place || given_size > CHAIN) {
+        PyErr_SetString(PyExc_ValueError, "there is no such run");
+        return NULL;
+    }
+    for (Py_ssize_t at = begin; at < end; at++) {
+        memcpy(place, bytes + at * sizeof place, sizeof place);
+        if (place[0] < 0 || place[0] > place[1] || place[1] > size) {
+            PyErr_SetString(PyExc_ValueError, "an event is not in the content");
+            return NULL;
+        }
+        room += head_size + 20 + (Py_ssize_t)(place[1] - place[0]) + CHAIN + sizeof before_event + sizeof before_chain +
+                sizeof behind_chain;
+    }
+    memcpy(chain, given, given_size);
+    text_writer writer;
+    if (open_writer(&writer, room) < 0)
+        return NULL;
+    for (Py_ssize_t at = begin; at < end; at++) {
+        char *line = writer.in;
+        memcpy(place, bytes + at * sizeof place, sizeof place);
+        put(&writer, head, head_size);
+        put_number(&writer, (unsigned long long)(first + at), 1);
+        PUT(&writer, before_event);
+        put(&writer, content + place[0], (size_t)(place[1] - place[0]));
+        if (next_chain(chain, given_size, line, writer.in - line) < 0) {
+            close_writer(&writer);
+            return NULL;
+        }
+        given_size = CHAIN;
+        PUT(&writer, before_chain);
+        put(&writer, chain, CHAIN);
+        PUT(&writer, behind_chain);
+    }
+    PyObject *lines = written(&writer);
+    return lines == NULL ? NULL : Py_BuildValue("(Ns#)", lines, chain, given_size);
+}
+
 /* ---- Words that SQL may have ---- */
 
 static PyObject *
@@ -701,6 +856,8 @@ uuids(PyObject *module, PyObject *given)
 static PyMethodDef methods[] = {
     {"walk", walk, METH_VARARGS, "walk(data, left, rows, size): see teleport_db.pgwire.walk.walk"},
     {"split", split, METH_VARARGS, "split(content, most): see teleport_db.audit.shipped.split"},
+    {"chain_run", chain_run, METH_VARARGS,
+     "chain_run(head, first, content, places, begin, end, chain): see teleport_db.audit.logfile"},
     {"query_event", query_event, METH_VARARGS, "query_event(ei, uid, now, id, sql, tail): see teleport_db.audit.exchange"},
     {"bound_event", bound_event, METH_VARARGS, "bound_event(ei, uid, now, id, pieces, values, tail): likewise"},
     {"result_event", result_event, METH_VARARGS,
@@ -721,8 +878,16 @@ PyInit__speed(void)
         return NULL;
     protocol_error = PyObject_GetAttrString(errors, "RemoteProtocolError");
     Py_DECREF(errors);
-    if (protocol_error == NULL)
+    PyObject *hashlib = PyImport_ImportModule("hashlib");
+    if (protocol_error == NULL || hashlib == NULL)
         return NULL;
+    sha256 = PyObject_GetAttrString(hashlib, "sha256");
+    hexdigest = PyUnicode_InternFromString("hexdigest");
+    Py_DECREF(hashlib);
+    if (sha256 == NULL || hexdigest == NULL)
+        return NULL;
+    for (int byte = ' '; byte < 0x80; byte++)
+        plain[byte] = byte != '"' && byte != '\\';
     for (int type = 0; type < 256; type++)
         kept[type] = -1;
     for (const char *type = "123sITnGHWV"; *type; type++)

@@ -35,7 +35,7 @@ MAX_NAMES = 50_000
 BLOCK = 1024
 
 #: Lines between two breaths.
-BREATH = 10
+BREATH = 5
 
 #: The name of the file.
 NAME = "index.sqlite"

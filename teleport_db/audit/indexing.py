@@ -2,7 +2,7 @@
 
 ::
 
-    written ── 0.2 s ──▶ ten lines at a time, and while more are written a rest 49 times as long ──▶ until no more
+    written ── 0.2 s ──▶ five lines at a time, and while more are written a rest 49 times as long ──▶ until no more
     asked   ───────────▶ all that is missing, without a rest, for at most 5 s ──▶ what is found, or how far it is
 
 So under a load that keeps the machine busy the index takes a fiftieth of a thread, some 800 lines a second, and
@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from teleport_db.audit.finding import Finder
 from teleport_db.audit.index import Index
 from teleport_db.audit.logfile import LogFile
-from teleport_db.audit.pace import GATHER, Growth, Leisurely
+from teleport_db.audit.pace import BREATH, GATHER, Growth, Leisurely
 from teleport_db.audit.shipping import ThreadHook
 from teleport_db.audit.writing import Position
 from teleport_db.errors import AuditUnavailable
@@ -39,9 +39,6 @@ STEP, REST = 500, 49
 
 #: Lines that are missing from which on who asks could not wait for them, and how long the rest is then.
 HOPELESS, LONG_REST = 200_000, 199
-
-#: Seconds of a breath: enough for another thread to wake up.
-BREATH_SECONDS = 0.0002
 
 #: Lines of one step for who asks.
 ASKED = 2000
@@ -89,7 +86,7 @@ class Indexing:
             failed=self._failed,
             clock=clock,
             in_thread=in_thread,
-            least=BREATH_SECONDS,
+            least=BREATH,
             elapsed=elapsed,
         )
         self.notify = self._work.notify

@@ -20,8 +20,10 @@ key that exists no more when the next comes: :mod:`teleport_db.audit.verifying` 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike, close
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import attrs
@@ -39,15 +41,15 @@ from teleport_db.audit.finding import Page
 from teleport_db.audit.housekeeping import Expired
 from teleport_db.audit.indexing import Behind, Indexing
 from teleport_db.audit.logfile import LogFile
-from teleport_db.audit.pace import Growth
+from teleport_db.audit.pace import BREATH, Growth
 from teleport_db.audit.packing import Packing
 from teleport_db.audit.query import Query
 from teleport_db.audit.recovery import STATE, recover
 from teleport_db.audit.sessions import OWN, OpenSession, Record
-from teleport_db.audit.shipped import ShippedStatement
+from teleport_db.audit.shipped import Run, ShippedStatement
 from teleport_db.audit.shipping import ThreadHook, inline
 from teleport_db.audit.uids import uid_source
-from teleport_db.audit.writing import Position, Writer
+from teleport_db.audit.writing import Position, Writer, no_breath
 from teleport_db.certs.files import write_secret
 from teleport_db.config.model import AuditFiles
 from teleport_db.errors import AuditUnavailable, BadRequest
@@ -121,7 +123,8 @@ class AuditLog:
             self._state = recover(self.directory, clock.seconds())
             place = self._state.position
             keys = SigningKeys(self.directory / "keys", place.checkpoint, at=at)
-            self._writer = Writer(self.directory, place, keys, max_file=keeping.max_file, at=at)
+            breathe = no_breath if in_thread is inline else partial(sleep, BREATH)
+            self._writer = Writer(self.directory, place, keys, max_file=keeping.max_file, at=at, breathe=breathe)
         except BaseException:
             close(self._lock)
             raise
@@ -151,21 +154,31 @@ class AuditLog:
 
     # Writing
 
-    def receive(self, source: str, events: Sequence[tuple[int, Mapping[str, Any] | ShippedStatement]]) -> Deferred[int]:
+    def receive(
+        self, source: str, events: Sequence[tuple[int, Mapping[str, Any] | ShippedStatement | Run]]
+    ) -> Deferred[int]:
         """Keep a batch of a source's.
 
-        :param events: with numbers that grow; those the log has, or is about to have, are dropped.  Of a
-            :class:`~teleport_db.audit.logfile.RawEvent` and of a
-            :class:`~teleport_db.audit.shipped.ShippedStatement` the JSON is written as it came.
+        :param events: with numbers that grow, a run with that of its first; those the log has, or is about to have, are
+            dropped.  Of a :class:`~teleport_db.audit.logfile.RawEvent`, a
+            :class:`~teleport_db.audit.shipped.ShippedStatement` and a :class:`~teleport_db.audit.shipped.Run` the JSON
+            is written as it came.
 
         Fires with the last number when all are durable, fails with AuditUnavailable.
         """
         last = self._accepted.get(source, 0)
         answer = last
-        records = []
+        records: list[Record] = []
         for seq, event in events:
-            if type(seq) is not int or seq < 1 or not isinstance(event, (ShippedStatement, Mapping)):
+            if type(seq) is not int or seq < 1 or not isinstance(event, (ShippedStatement, Run, Mapping)):
                 return fail(BadRequest("an audit record is a whole number and an object"))
+            if isinstance(event, Run):
+                if seq > last and source != OWN:
+                    records.append((source, seq, event))
+                elif event.last > last:
+                    records += [(source, number, one) for number, one in event.one_by_one() if number > last]
+                last, answer = max(last, event.last), max(answer, event.last)
+                continue
             if seq > last:
                 records.append((source, seq, event))
                 last = seq

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,20 @@ import attrs
 
 from teleport_db.audit.blocks import BlockFile, DamagedFile
 from teleport_db.audit.events import encode
-from teleport_db.audit.shipped import ShippedStatement
+from teleport_db.audit.shipped import Run, ShippedStatement
 
-__all__ = ["DamagedFile", "LogFile", "RawEvent", "chained", "files", "line", "record"]
+__all__ = [
+    "DamagedFile",
+    "LogFile",
+    "RawEvent",
+    "chain_run",
+    "chained",
+    "files",
+    "line",
+    "pure_chain_run",
+    "record",
+    "run_lines",
+]
 
 #: How a checkpoint's line begins; no other line does.
 CHECKPOINT = b'{"checkpoint":'
@@ -56,7 +68,42 @@ def line(source: str, seq: int, event: Mapping[str, Any] | ShippedStatement, cha
         encoded = event.json
     else:
         encoded = (event.raw if type(event) is RawEvent else encode(event)).encode("ascii")  # type: ignore[arg-type]
-    return chained(b'{"source":%b,"seq":%d,"event":%b' % (json.dumps(source).encode("ascii"), seq, encoded), chain)
+    return chained(b'%b%d,"event":%b' % (_head(source), seq, encoded), chain)
+
+
+def run_lines(source: str, run: Run, begin: int, end: int, chain: str) -> tuple[bytes, str]:
+    """The lines of some events of a run, ``end`` not included, and the chain value of the last of them."""
+    return chain_run(_head(source), run.first, run.content, run.places, begin, end, chain)
+
+
+def pure_chain_run(  # noqa: PLR0917 - as its twin
+    head: bytes, first: int, content: bytes, places: bytes, begin: int, end: int, chain: str
+) -> tuple[bytes, str]:
+    """The lines of some events of a run, and the chain value of the last.
+
+    :param head: of each line, up to its number.
+    :param first: the number of the run's first event; for ``content`` and ``places`` see
+        :data:`~teleport_db.audit.shipped.Found`.
+    :param begin: the first of them within the run; ``end`` is behind the last.
+    :param chain: of the line before.
+
+    ValueError for what is in no such run.
+    """
+    at = array("q", places[: len(places) // 16 * 16])
+    if first < 0 or not 0 <= begin <= end <= len(at) // 2 or len(chain) > 64:
+        raise ValueError("there is no such run")
+    lines = []
+    for number in range(begin, end):
+        start, stop = at[2 * number], at[2 * number + 1]
+        if not 0 <= start <= stop <= len(content):
+            raise ValueError("an event is not in the content")
+        text, chain = chained(b'%b%d,"event":%b' % (head, first + number, content[start:stop]), chain)
+        lines.append(text)
+    return b"".join(lines), chain
+
+
+def _head(source: str) -> bytes:
+    return b'{"source":%b,"seq":' % json.dumps(source).encode("ascii")
 
 
 def chained(body: bytes, chain: str) -> tuple[bytes, str]:
@@ -173,3 +220,9 @@ def named(name: str) -> LogFile | None:
     """The file of a :attr:`LogFile.name`."""
     fits = _NAME.fullmatch(name)
     return LogFile(fits[1], int(fits[2] or 1)) if fits else None
+
+
+try:
+    from teleport_db._speed import chain_run
+except ImportError:  # it was installed without a compiler
+    chain_run = pure_chain_run

@@ -39,6 +39,10 @@ QUIET = 1.0
 LONGEST = 2.0
 
 
+#: Seconds of a breath: enough for another thread to wake up.
+BREATH = 0.0001
+
+
 class Growth:
     """Whether the log grows.
 

@@ -22,7 +22,7 @@ from teleport_db.audit.appending import AppendOnly
 from teleport_db.audit.checkpoints import Checkpoint, from_kept, kept_fields, read_checkpoint
 from teleport_db.audit.logfile import LogFile
 from teleport_db.audit.sessions import Sessions
-from teleport_db.audit.shipped import ShippedStatement
+from teleport_db.audit.shipped import Run, ShippedStatement
 from teleport_db.audit.writing import Position, known_count
 from teleport_db.certs.files import sync_directory
 
@@ -45,8 +45,10 @@ class State:
     last: dict[str, int] = attrs.field(factory=dict)
     sessions: Sessions = attrs.field(factory=Sessions)
 
-    def take(self, source: str, seq: int, event: Mapping[str, Any] | ShippedStatement) -> None:
-        """A line was written."""
+    def take(self, source: str, seq: int, event: Mapping[str, Any] | ShippedStatement | Run) -> None:
+        """A line was written, or those of a run."""
+        if type(event) is Run:
+            seq = event.last
         if seq > self.last.get(source, 0):
             self.last[source] = seq
         self.sessions.take(source, seq, event)

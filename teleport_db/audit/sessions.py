@@ -22,7 +22,7 @@ from typing import Any
 import attrs
 
 from teleport_db.audit.events import make_event
-from teleport_db.audit.shipped import ShippedStatement
+from teleport_db.audit.shipped import Run, ShippedStatement
 
 #: The source of the auth server's own events.
 OWN = "auth"
@@ -35,7 +35,7 @@ MAX_SESSIONS = 10_000
 MAX_FIELD = 512
 
 Event = dict[str, Any]
-Record = tuple[str, int, Mapping[str, Any] | ShippedStatement]
+Record = tuple[str, int, Mapping[str, Any] | ShippedStatement | Run]
 
 #: What of a start every event of the session has.
 _SESSION = ("user", "sid", "db_service", "db_protocol", "db_uri", "db_name", "db_user", "server_id", "cluster_name")
@@ -109,12 +109,14 @@ class Sessions:
         """All of it as JSON, to be given to a new one."""
         return {sid: attrs.asdict(session) for sid, session in self._known.items()}
 
-    def take(self, source: str, seq: int, event: Mapping[str, Any] | ShippedStatement) -> None:
-        """A line was written."""
-        if isinstance(event, ShippedStatement):
-            followed = self._known.get(event.sid)
-            if followed is not None and followed.source == source:
-                followed.next_ei = event.ei + 1
+    def take(self, source: str, seq: int, event: Mapping[str, Any] | ShippedStatement | Run) -> None:
+        """A line was written, or those of a run."""
+        if isinstance(event, (ShippedStatement, Run)):
+            newest = event.newest if isinstance(event, Run) else {event.sid: event.ei}
+            for own, last in newest.items():
+                followed = self._known.get(own)
+                if followed is not None and followed.source == source:
+                    followed.next_ei = last + 1
             return
         sid, name, ei = event.get("sid"), event.get("event"), event.get("ei", -1)
         if not isinstance(sid, str) or len(sid) > MAX_FIELD or not _is_number(ei):
@@ -145,12 +147,11 @@ class Sessions:
         None of them may be an end that auth makes up.
         """
         returned: set[str] = set()
-        for source, seq, event in records:
+        for source, seq, event in self._divided(records):
+            if isinstance(event, Run) or (isinstance(event, ShippedStatement) and not self._moved(source, event.sid)):
+                yield source, seq, event
+                continue
             if isinstance(event, ShippedStatement):
-                followed = self._known.get(event.sid)
-                if followed is None or followed.source != source or not (followed.shift or followed.lost):
-                    yield source, seq, event
-                    continue
                 event = event.decoded()  # noqa: PLW2901 - it gets another number
             sid, ei = event.get("sid"), event.get("ei", -1)
             known = self._known.get(sid) if isinstance(sid, str) else None
@@ -166,6 +167,20 @@ class Sessions:
                     yield OWN, 0, session.event("db.session.reopened", now, uid=new_uid(), revokes=known.lost)
                 shift += 1
             yield source, seq, {**event, "ei": ei + shift, "recorded_ei": ei} if shift else event
+
+    def _divided(self, records: Iterable[Record]) -> Iterator[Record]:
+        """A run comes in one piece unless one of its events gets another number."""
+        for source, seq, event in records:
+            if isinstance(event, Run) and any(self._moved(source, sid) for sid in event.newest):
+                for number, one in event.one_by_one():
+                    yield source, number, one
+            else:
+                yield source, seq, event
+
+    def _moved(self, source: str, sid: str) -> bool:
+        """Whether events of a source's session get other numbers."""
+        followed = self._known.get(sid)
+        return followed is not None and followed.source == source and bool(followed.shift or followed.lost)
 
     def open(self, source: str | None = None) -> list[OpenSession]:
         """Sessions without an end, of one source or of all."""

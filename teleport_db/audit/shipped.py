@@ -4,22 +4,31 @@
 
     {"events":[{"seq":7,"event":{"ei":3,"event":"db.session.query",...}},{"seq":8,"event":{...}}]}
 
-That is what agents and proxies send, to the byte.  :func:`pure_split` has a compiled twin, which stands in for it
-where that was built.
+That is what agents and proxies send, to the byte.  Most of it are runs of statements' events; such a run stays in the
+bytes it came in, and what is done with it is done once for all of it.  :func:`pure_split` has a compiled twin, which
+stands in for it where that was built.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from array import array
+from collections.abc import Iterator
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Entry", "ShippedStatement", "has_numbers", "is_plain", "pure_split", "split"]
+import attrs
 
-#: What one entry says: its number, the event's JSON; and if that is a statement's event of the plain kind, its kind,
-#: session, number in the session, host and cluster (else None each).
-Entry = tuple[int, bytes, str | None, str | None, int | None, str | None, str | None]
+__all__ = ["Found", "Run", "ShippedStatement", "has_numbers", "is_plain", "pure_split", "split"]
+
+#: An event with its number and its JSON; or a run of statements' events of the plain kind, whose numbers follow each
+#: other and which say the same host and cluster: the first number, where in the content each begins and ends (two
+#: native 64-bit numbers), of each session the ``ei`` of its last event, the host, the cluster.
+Found = tuple[int, bytes] | tuple[int, bytes, dict[str, int], str, str]
+
+#: Of a statement's event: session, number in the session, host, cluster.
+_Said = tuple[str, int, str, str]
 
 #: The events of statements.
 STATEMENTS: Final = frozenset({"db.session.query", "db.session.result"})
@@ -54,15 +63,51 @@ class ShippedStatement(NamedTuple):
         return fields
 
 
-def pure_split(content: bytes, most: int) -> list[Entry] | None:
-    """The entries of a shipment as it is sent; None for any other JSON, and for what is none.
+@attrs.frozen
+class Run:
+    """Events of statements, not decoded, each as a :class:`ShippedStatement`'s.
 
-    :param most: that it may have.
+    :param content: what they came in; ``places``: where in it, see :data:`Found`.
+    :param first: the number of the first; those of the others follow one by one.
+    :param newest: of each session the ``ei`` of its last event.
+    """
+
+    content: bytes
+    places: bytes
+    first: int
+    newest: dict[str, int]
+    server_id: str
+    cluster_name: str
+
+    @property
+    def count(self) -> int:
+        """How many there are, one at least."""
+        return len(self.places) // 16
+
+    @property
+    def last(self) -> int:
+        """The number of the last."""
+        return self.first + self.count - 1
+
+    def one_by_one(self) -> Iterator[tuple[int, ShippedStatement]]:
+        """Each with its number."""
+        places = array("q", self.places)
+        for number in range(self.count):
+            raw = self.content[places[2 * number] : places[2 * number + 1]]
+            event = json.loads(raw)
+            kind, sid, ei = event["event"], event["sid"], event["ei"]
+            yield self.first + number, ShippedStatement(raw, kind, sid, ei, self.server_id, self.cluster_name)
+
+
+def pure_split(content: bytes, most: int) -> list[Found] | None:
+    """What a shipment has, as it is sent; None for any other JSON, and for what is none.
+
+    :param most: entries that it may have.
     """
     if not content.isascii():
         return None
     text, at = content.decode("ascii"), len(_BEGIN)
-    found: list[Entry] = []
+    found: list[tuple[int, int, int, _Said | None]] = []
     if not text.startswith(_BEGIN):
         return None
     while len(found) < most:
@@ -73,17 +118,34 @@ def pure_split(content: bytes, most: int) -> list[Entry] | None:
             event, end = _decode(text, entry.end())
         except (ValueError, RecursionError):
             return None
-        found.append(_entry(int(entry[1]), text[entry.end() : end], event))
+        found.append((int(entry[1]), entry.end(), end, _said(text[entry.end() : end], event)))
         if text.startswith(_NEXT, end):
             at = end + len(_NEXT)
         elif end == len(text) - len(_END) and text.endswith(_END):
-            return found
+            return list(_runs(content, found))
         else:
             return None
     return None
 
 
-def _entry(seq: int, raw: str, event: dict[str, Any]) -> Entry:
+def _runs(content: bytes, entries: list[tuple[int, int, int, _Said | None]]) -> Iterator[Found]:
+    places, first, newest, of = array("q"), 0, dict[str, int](), ("", "")
+    for seq, begin, end, said in entries:
+        if places and (said is None or seq != first + len(places) // 2 or said[2:] != of):
+            yield first, places.tobytes(), newest, *of
+            places = array("q")
+        if said is None:
+            yield seq, content[begin:end]
+            continue
+        if not places:
+            first, newest, of = seq, {}, said[2:]
+        places.extend((begin, end))
+        newest[said[0]] = said[1]
+    if places:
+        yield first, places.tobytes(), newest, *of
+
+
+def _said(raw: str, event: dict[str, Any]) -> _Said | None:
     kind, code, sid, ei = event.get("event"), event.get("code"), event.get("sid"), event.get("ei")
     host, cluster = event.get("server_id"), event.get("cluster_name")
     if (
@@ -96,8 +158,8 @@ def _entry(seq: int, raw: str, event: dict[str, Any]) -> Entry:
         and has_numbers(event)
         and is_plain(raw, event)
     ):
-        return seq, raw.encode("ascii"), kind, sid, ei, host, cluster
-    return seq, raw.encode("ascii"), None, None, None, None, None
+        return sid, ei, host, cluster  # type: ignore[return-value] # mypy does not follow all()
+    return None
 
 
 def _is_short(text: object) -> bool:

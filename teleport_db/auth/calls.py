@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from teleport_db.api.resources import Resource, check_kind, check_name, read
-from teleport_db.audit.shipped import ShippedStatement
+from teleport_db.audit.shipped import Run
 from teleport_db.auth import body as fields
 from teleport_db.auth import storing
 from teleport_db.auth.accesscalls import AccessCalls
@@ -384,7 +384,7 @@ def _check_events(host: Identity, events: Shipment, cluster: str) -> None:
     """An agent writes its own sessions' events, a proxy those it refused; nobody writes others'."""
     name, serves = host.name, "db" in host.roles
     for _, event in events:
-        if isinstance(event, ShippedStatement):
+        if isinstance(event, Run):
             if not serves or event.server_id != name or event.cluster_name != cluster:
                 raise AccessDenied("a host ships events of its own only")
         else:

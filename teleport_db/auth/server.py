@@ -24,7 +24,7 @@ import teleport_db
 from teleport_db.audit.checkpoints import Checkpoint
 from teleport_db.audit.finding import Page
 from teleport_db.audit.query import Query
-from teleport_db.audit.shipped import ShippedStatement
+from teleport_db.audit.shipped import Run
 from teleport_db.audit.writing import Position
 from teleport_db.auth.authorities import KINDS, Authorities, load_or_create
 from teleport_db.auth.certificates import UserCertificates
@@ -62,7 +62,7 @@ class AuditLog(Protocol):
     def emit(self, events: Sequence[Any]) -> Deferred[None]:
         """As :meth:`teleport_db.interfaces.IAuditLog.emit`."""
 
-    def receive(self, source: str, events: Sequence[tuple[int, Mapping[str, Any] | ShippedStatement]]) -> Deferred[int]:
+    def receive(self, source: str, events: Sequence[tuple[int, Mapping[str, Any] | Run]]) -> Deferred[int]:
         """Keep numbered events of a host; fires with the last number that is durable."""
 
     def open_sources(self) -> set[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from teleport_db.audit.logfile import RawEvent
-from teleport_db.audit.shipped import ShippedStatement, has_numbers, is_plain, split
+from teleport_db.audit.shipped import Run, has_numbers, is_plain, split
 from teleport_db.auth import body as fields
 from teleport_db.errors import BadRequest
 from teleport_db.net import answers
@@ -19,20 +19,22 @@ from teleport_db.net import answers
 #: Events of one shipment.
 MAX_EVENTS = 2000
 
-Shipment = list[tuple[int, Mapping[str, Any] | ShippedStatement]]
+Shipment = list[tuple[int, Mapping[str, Any] | Run]]
 
 
 def read_shipment(content: bytes) -> Shipment:
-    """The events of a body, with their numbers; BadRequest for what is none."""
+    """The events of a body with their numbers, runs with that of their first; BadRequest for what is none."""
     entries = split(content, MAX_EVENTS)
     if entries is None:
         return _any(content)
     found: Shipment = []
-    for seq, raw, kind, sid, ei, host, cluster in entries:
-        if kind is not None:
-            found.append((seq, ShippedStatement(raw, kind, sid, ei, host, cluster)))  # type: ignore[arg-type]
-        else:
+    for entry in entries:
+        if len(entry) == 2:
+            seq, raw = entry
             found.append((seq, _decoded(raw.decode("ascii"))))
+        else:
+            first, places, newest, host, cluster = entry
+            found.append((first, Run(content, places, first, newest, host, cluster)))
     return found
 
 

@@ -14,8 +14,8 @@ from twisted.python.monkey import MonkeyPatcher
 from teleport_db.audit import finding, index, indexing, logfile
 from teleport_db.audit.finding import Page
 from teleport_db.audit.index import BREATH, NAME
-from teleport_db.audit.indexing import BREATH_SECONDS
 from teleport_db.audit.log import AuditLog
+from teleport_db.audit.pace import BREATH as BREATH_SECONDS
 from teleport_db.audit.pace import GATHER, QUIET
 from teleport_db.audit.query import Query, event_words, milliseconds, wanted_words
 from teleport_db.config.model import AuditFiles
@@ -344,7 +344,7 @@ class IndexTests(LogCase):
         return rests
 
     def test_own_pace(self) -> None:
-        """While the log grows ten lines, then a rest 49 times as long; without growth a breath; none for who asks."""
+        """While the log grows some lines, then a rest 49 times as long; without growth a breath; none for who asks."""
         log = self.log()
         rests = self.rests(log)
         log.receive("host", [(number, {"n": number}) for number in range(1, 2001)])

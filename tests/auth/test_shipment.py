@@ -8,8 +8,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.audit.events import encode
-from teleport_db.audit.logfile import RawEvent, line, record
-from teleport_db.audit.shipped import ShippedStatement, pure_split
+from teleport_db.audit.logfile import RawEvent, line, record, run_lines
+from teleport_db.audit.shipped import Run, pure_split
 from teleport_db.auth import shipment
 from teleport_db.auth.shipment import read_shipment
 from teleport_db.errors import BadRequest
@@ -49,10 +49,13 @@ class ShipmentTests(SynchronousTestCase):
     def test_statements(self) -> None:
         """Those are not decoded at all, and written as they came."""
         made = session().query(NOW, b"select 1").json
-        ((seq, event),) = read_shipment(body(made))
-        assert isinstance(event, ShippedStatement)
-        self.assertEqual((seq, event.decoded()), (1, json.loads(made)))
-        self.assertIn(made.encode(), written(event))
+        ((first, run),) = read_shipment(body(made, made))
+        assert isinstance(run, Run)
+        self.assertEqual((first, run.first, run.count, run.last), (1, 1, 2, 2))
+        for seq, event in run.one_by_one():
+            self.assertEqual(event.decoded(), json.loads(made))
+            self.assertIn(made.encode(), written(event))
+            self.assertEqual(line("host", seq, event, "")[0], run_lines("host", run, seq - 1, seq, "")[0])
 
     def test_encoded_anew(self) -> None:
         """Other forms of the same mean the same, on one line and once."""

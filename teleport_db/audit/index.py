@@ -15,7 +15,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ MAX_NAMES = 50_000
 #: Lines of which the oldest and the newest time are kept.
 BLOCK = 1024
 
-#: Lines between two breaths.
-BREATH = 5
+#: Lines that are read between two breaths, and rows that are written.
+BREATH, BREATH_ROWS = 5, 20
 
 #: The name of the file.
 NAME = "index.sqlite"
@@ -93,7 +94,7 @@ class Index:
         self._files: dict[str, int] = dict(self.database.execute("SELECT name, number FROM files"))
         self._file_names = {number: name for name, number in self._files.items()}
         self._names: dict[str, int] = {}
-        self._sessions, self._pending = SessionRows(self.database), Pending(self.database)
+        self._sessions, self._pending = SessionRows(), Pending(self.database)
         last = self.database.execute("SELECT first, last, oldest, newest FROM blocks ORDER BY first DESC LIMIT 1")
         self._block: tuple[int, int, int, int] | None = last.fetchone()
 
@@ -127,7 +128,7 @@ class Index:
         """Take at most ``limit`` lines more; how many there were.
 
         :param newest: the log's newest file and its bytes that are durable: nothing behind is read.
-        :param breathe: called every :data:`BREATH` lines, to let other threads go on.
+        :param breathe: called every :data:`BREATH` lines and :data:`BREATH_ROWS` rows, to let other threads go on.
         """
         here, taken = logfile.named(self.place.file), 0
         with self.transaction():
@@ -177,7 +178,7 @@ class Index:
                 self._add(record["event"], [count, number, offset, len(line)], rows, texts, uses)
             chain, offset = line[-67:-3].decode("ascii", "replace"), offset + len(line)
         if taken:
-            self._flush(number, rows, texts, uses)
+            self._flush(number, rows, texts, uses, breathe)
             self.place = Place(file.name, offset, count, chain)
         return taken
 
@@ -211,16 +212,24 @@ class Index:
         rows: list[list[int | None]],
         texts: list[tuple[int, str]],
         uses: dict[tuple[int, int], int],
+        breathe: Callable[[], object] | None,
     ) -> None:
-        database = self.database
-        database.executemany(_INSERT, rows)
-        database.executemany(f"INSERT INTO words_{number} (rowid, text) VALUES (?, ?)", texts)
-        database.executemany(
+        def write(sql: str, rows: Iterable[Sequence[Any]]) -> None:
+            # Each row lets go of the interpreter for so short a time that nobody who waits for it can have it.
+            left = iter(rows)
+            while some := list(islice(left, BREATH_ROWS)):
+                self.database.executemany(sql, some)
+                if breathe is not None:
+                    breathe()
+
+        write(_INSERT, rows)
+        write(f"INSERT INTO words_{number} (rowid, text) VALUES (?, ?)", texts)
+        write(
             "INSERT INTO uses VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET number = number + excluded.number",
             ((field, name, times) for (field, name), times in uses.items()),
         )
-        self._pending.flush()
-        self._sessions.flush()
+        self._pending.flush(write)
+        self._sessions.flush(write)
         if rows:
             self._blocks(rows)
 

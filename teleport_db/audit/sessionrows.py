@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
+
+#: Runs a statement once for each row, as ``executemany`` does.
+WriteMany = Callable[[str, Iterable[tuple[Any, ...]]], None]
 
 #: Statements without a result that are remembered; a session that is over has none.
 MAX_PENDING = 100_000
@@ -19,7 +22,6 @@ class Pending:
     """
 
     def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
         self._of: dict[int, dict[int, int]] = {}
         self._count = 0
         for sid, statement, line in database.execute("SELECT sid, statement, id FROM pending"):
@@ -65,14 +67,12 @@ class Pending:
         self._partners.append((line, query))
         return query
 
-    def flush(self) -> None:
+    def flush(self, write: WriteMany) -> None:
         """Write what has changed; the rows of ``events`` are written."""
-        self._database.executemany("UPDATE events SET partner = ? WHERE id = ?", self._partners)
-        self._database.executemany("DELETE FROM pending WHERE sid = ? AND statement = ?", self._removed)
-        self._database.executemany("DELETE FROM pending WHERE sid = ?", self._ended)
-        self._database.executemany(
-            "INSERT OR REPLACE INTO pending VALUES (?, ?, ?)", ((*key, line) for key, line in self._added.items())
-        )
+        write("UPDATE events SET partner = ? WHERE id = ?", self._partners)
+        write("DELETE FROM pending WHERE sid = ? AND statement = ?", self._removed)
+        write("DELETE FROM pending WHERE sid = ?", self._ended)
+        write("INSERT OR REPLACE INTO pending VALUES (?, ?, ?)", ((*key, line) for key, line in self._added.items()))
         self._partners, self._removed, self._ended, self._added = [], [], [], {}
 
 
@@ -100,8 +100,7 @@ INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPD
 class SessionRows:
     """One row a session that was let in."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
+    def __init__(self) -> None:
         self._changed: dict[str, _Session] = {}
 
     def take(self, line: int, event: Mapping[str, Any]) -> None:
@@ -128,9 +127,9 @@ class SessionRows:
         elif name == "db.session.reopened":
             row.ended, row.reason, row.reopened = None, None, True
 
-    def flush(self) -> None:
+    def flush(self, write: WriteMany) -> None:
         """Write what has changed."""
-        self._database.executemany(
+        write(
             _UPSERT,
             (
                 (

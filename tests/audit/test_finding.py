@@ -13,7 +13,7 @@ from twisted.python.monkey import MonkeyPatcher
 
 from teleport_db.audit import finding, index, indexing, logfile
 from teleport_db.audit.finding import Page
-from teleport_db.audit.index import BREATH, NAME
+from teleport_db.audit.index import BREATH, BREATH_ROWS, NAME
 from teleport_db.audit.log import AuditLog
 from teleport_db.audit.pace import BREATH as BREATH_SECONDS
 from teleport_db.audit.pace import GATHER, QUIET
@@ -350,13 +350,15 @@ class IndexTests(LogCase):
         log.receive("host", [(number, {"n": number}) for number in range(1, 2001)])
         self.clock.advance(GATHER)
         self.assertEqual(log._indexing._index and log._indexing._index.place.count, 2001)
-        self.assertEqual(rests, [49.0] * (2000 // BREATH + 5))
+        self.assertEqual(rests, [49.0] * (2000 // BREATH + 2000 // BREATH_ROWS + 6))
         rests.clear()
         self.clock.advance(QUIET)
         log.receive("host", [(number, {"n": number}) for number in range(2001, 2091)])
         self.clock.advance(GATHER)
         self.assertEqual(log._indexing._index and log._indexing._index.place.count, 2091)
-        self.assertEqual(rests, [BREATH_SECONDS * 1000] * (90 // BREATH + 1))  # the reactor's thread is let in between
+        self.assertEqual(
+            rests, [BREATH_SECONDS * 1000] * (90 // BREATH + 90 // BREATH_ROWS + 2)
+        )  # the reactor's thread is let in between
         rests.clear()
         log.receive("host", [(number, {"n": number}) for number in range(2091, 4001)])
         self.assertEqual(self.all(log, limit=1), [4000])

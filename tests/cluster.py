@@ -149,7 +149,8 @@ def agent_pair(name: str, server: bool, scope: tuple[str, ...] | None = None) ->
 
 @cache
 def agent_serving(name: str) -> ssl.SSLContext:
-    return server_context(agent_pair(name, True), client_cas=[authority("host").certificate_pem], client_required=True)
+    host_ca = authority("host").certificate_pem
+    return server_context(agent_pair(name, True), client_cas=[host_ca], client_required=True, remember=True)
 
 
 @cache

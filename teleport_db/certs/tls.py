@@ -77,6 +77,7 @@ def server_context(
     alpn: Sequence[str] = (),
     lenient_clients: bool = False,
     tickets: bool = True,
+    remember: bool = False,
 ) -> ssl.SSLContext:
     """The server's side of handshakes.
 
@@ -86,6 +87,8 @@ def server_context(
     :param lenient_clients: a missing or expired certificate passes the handshake, so that the caller can
         refuse in words; :func:`peer_identity` must then be given a time.
     :param tickets: whether clients are given a ticket by which they may resume their session.
+    :param remember: sessions are kept in this process, and a ticket is a session's name and not all of it: for servers
+        of a few trusted clients, whose connections then share one session and one parsed certificate.
 
     Raises ConfigError for PEM that cannot be used.
     """
@@ -96,6 +99,9 @@ def server_context(
     # None at all costs clients without TCP_NODELAY 40 ms a connection, unless the last they sent is acknowledged at
     # once; more than one cost us a record each.
     context.num_tickets = 1 if tickets else 0
+    if remember:
+        # OpenSSL keeps 20,480 for two hours at most, and forgets one when a connection of it ends without close_notify.
+        context.options |= ssl.OP_NO_TICKET
     if client_cas:
         _trust(context, client_cas)
         required = client_required and not lenient_clients

@@ -504,6 +504,11 @@ class TLSLayer(Protocol):
         protocol = self.protocol
         if self._resumable is not None:
             self._keep_session()
+        if not self._read_closed:
+            # Nobody reads this close_notify.  But OpenSSL forgets a session when a connection of it goes without one,
+            # and others are to resume it.
+            with contextlib.suppress(ssl.SSLError):
+                self._tls.unwrap()
         del self._tls, self._incoming, self._outgoing, self.protocol
         protocol.connectionLost(reason)
 

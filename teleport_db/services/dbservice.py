@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
@@ -27,11 +29,39 @@ from teleport_db.db.registered import Wanted
 from teleport_db.net.tcp import connector
 from teleport_db.services.hosts import Host, HostCredentials
 
+#: Sessions of TLS with proxies that are remembered: a proxy begins one a minute, and OpenSSL keeps each for two hours.
+MAX_REMEMBERED = 1000
+
+
+class Contexts:
+    """Gives the contexts of an agent's present credentials."""
+
+    def __init__(self, credentials: Callable[[], HostCredentials]) -> None:
+        self._credentials = credentials
+        self._made: tuple[HostCredentials, HostContexts] | None = None
+
+    def __call__(self) -> HostContexts:
+        held, made = self._credentials(), self._made
+        if made is None or made[0] is not held:
+            contexts = tunnel_contexts(held)
+        elif made[1].serving.session_stats()["number"] > MAX_REMEMBERED:
+            # No honest proxy begins so many; what a context remembers goes with it.
+            contexts = attrs.evolve(made[1], serving=serving_context(held))
+        else:
+            return made[1]
+        self._made = held, contexts
+        return contexts
+
+
+def serving_context(held: HostCredentials) -> ssl.SSLContext:
+    """The context for streams that proxies open.  Their sessions are kept here, so that all share one of a proxy's."""
+    return server_context(held.server, client_cas=[held.host_ca], client_required=True, remember=True)
+
 
 def tunnel_contexts(held: HostCredentials) -> HostContexts:
     """The contexts of an agent with these credentials."""
     return HostContexts(
-        serving=server_context(held.server, client_cas=[held.host_ca], client_required=True),
+        serving=serving_context(held),
         tunnel=client_context(cas=[held.host_ca], pair=held.client, alpn=[ALPN_TUNNEL]),
         calling=client_context(cas=[held.host_ca], pair=held.client, alpn=[ALPN_AUTH]),
     )
@@ -56,21 +86,12 @@ def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, re
     )
     # Kept, because an endpoint remembers which address of a name answers.
     dialled = lru_cache(maxsize=1024)(partial(connector, reactor))
-    contexts: dict[int, HostContexts] = {}
-
-    def current() -> HostContexts:
-        held = host.credentials
-        if id(held) not in contexts:
-            contexts.clear()
-            contexts[id(held)] = tunnel_contexts(held)
-        return contexts[id(held)]
-
     return Agent(
         cluster=host.credentials.cluster,
         host_id=host.credentials.host_id,
         databases=config.db.databases,
         spool=Spool(os.path.join(config.teleport.data_dir, "spool", "db")),
-        contexts=current,
+        contexts=Contexts(lambda: host.credentials),
         host_ca=lambda: host.credentials.host_ca,
         user_ca=lambda: host.credentials.user_ca,
         proxies=[connector(reactor, *address) for address in proxies],

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -136,6 +137,35 @@ class VersionTests(SynchronousTestCase):
         self.assertEqual(second.client_certificate, der(CLIENT))
         third = handshake(client, make(), session=second.client.session)
         self.assertFalse(third.client.session_reused)
+
+    def test_remembered(self) -> None:
+        """A session that the server remembers is resumed by its name; to the next context it means nothing."""
+
+        def hello(session: ssl.SSLSession) -> int:
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            begun = client.wrap_bio(incoming, outgoing, session=session)
+            self.assertRaises(ssl.SSLWantReadError, begun.do_handshake)
+            return outgoing.pending
+
+        client, sizes = client_context(cas=[HOST_CA.certificate_pem], pair=CLIENT), {}
+        for remember in (False, True):
+            make = partial(
+                server_context, SERVER, client_cas=[USER_CA.certificate_pem], client_required=True, remember=remember
+            )
+            server = make()
+            begun = handshake(client, server)
+            session = begun.client.session
+            assert session is not None
+            sizes[remember] = hello(session)
+            # By several connections at once, of which the last is as good as the first.
+            ends = [handshake(client, server, session=session) for _ in range(3)]
+            self.assertEqual([end.client.session_reused for end in ends], [True] * 3)
+            self.assertEqual({end.client_certificate for end in ends}, {der(CLIENT)})
+            self.assertFalse(handshake(client, make(), session=session).client.session_reused)
+            # OpenSSL: one that ends without close_notify takes what is remembered along.
+            del begun, ends
+            self.assertEqual(handshake(client, server, session=session).client.session_reused, not remember)
+        self.assertLess(sizes[True], sizes[False] - len(der(CLIENT)) // 2)
 
 
 class ServerTrustTests(SynchronousTestCase):

@@ -697,6 +697,30 @@ class RealTLS(Case):
         self.assertEqual([layer.resumed for layer in layers[3:]], [False] * 4)
 
     @inlineCallbacks
+    def test_forgotten(self) -> Any:
+        """A session that the server remembers outlives a cut; when it is forgotten all begins anew."""
+        layers: list[Any] = []
+        contexts = [material.server_context(clients=True) for _ in range(2)]
+        for context in contexts:
+            context.options |= ssl.OP_NO_TICKET
+        port = self.listen(
+            lambda: Waiting(on_data=echo), lambda factory: TLSServerFactory(factory, lambda: contexts[0], clock=reactor)
+        )
+        endpoint = self.endpoint(port, check=layers.append, resume=True)
+        for number in range(7):
+            if number == 4:
+                del contexts[0]
+            client = Waiting(enough=1)
+            yield endpoint.connect(Factory.forProtocol(lambda client=client: client))  # type: ignore[misc,arg-type]
+            client.transport.write(b"x")
+            yield client.full
+            (client.transport.abortConnection if number == 2 else client.transport.loseConnection)()
+            yield client.over
+            yield self.accepted[-1].over
+        # Who offers a session is given no ticket, so it takes two until there is one to resume.
+        self.assertEqual([layer.resumed for layer in layers], [False, True, True, True, False, False, True])
+
+    @inlineCallbacks
     def test_resumed_for_a_while(self) -> Any:
         """After a minute the certificate is verified in full again; until then its time is, at each connection."""
         layers: list[Any] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -340,6 +341,9 @@ def run(config: Config, *, reactor: Any = None) -> int:
 
     def ready(_: None) -> None:
         print("teleport: all services are up", flush=True)
+        # What is there now stays: looking through it for garbage, again and again, would hold up all sessions.
+        gc.collect()
+        gc.freeze()
 
     start_logging(config)
     service = Teleport(config, reactor=reactor)

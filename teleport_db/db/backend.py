@@ -277,7 +277,9 @@ class Backend(Protocol):
                     self._derive(login, event)
                 case Done():
                     self._early = event.rest
-                    self._finish().callback(LoggedIn(bytes(self._greeting), event.server_key, event.client_key))
+                    greeting = bytes(self._greeting)
+                    self._greeting.clear()  # a session may last, and has no use for it
+                    self._finish().callback(LoggedIn(greeting, event.server_key, event.client_key))
                     return
                 case Refused():
                     self._fail(DatabaseRefused(event.fields, event.raw))

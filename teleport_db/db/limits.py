@@ -6,20 +6,25 @@ all that it was asked, and nothing was heard of the client since.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import attrs
 from cryptography import x509
 
 from teleport_db.access.limits import Limits
 from teleport_db.certs.authority import BACKDATE
+from teleport_db.certs.tls import KEPT
 from teleport_db.errors import AccessDenied, SessionCut
 from teleport_db.identity import Identity
 
 
+@lru_cache(maxsize=KEPT)
 def certificate_end(certificate: bytes) -> float:
     """Until when a certificate (DER) is valid, in seconds since the epoch."""
     return x509.load_der_x509_certificate(certificate).not_valid_after_utc.timestamp()
 
 
+@lru_cache(maxsize=KEPT)
 def certificate_begin(certificate: bytes) -> float:
     """When a certificate (DER) was signed, in seconds since the epoch."""
     return x509.load_der_x509_certificate(certificate).not_valid_before_utc.timestamp() + BACKDATE

@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 
 from teleport_db.access.checker import check_session
 from teleport_db.access.limits import Limits
+from teleport_db.certs.tls import shared
 from teleport_db.config.model import Database
 from teleport_db.db.backend import LOGIN_SECONDS, Backend, DatabaseRefused, LoggedIn, open_backend, send_cancel
 from teleport_db.db.limits import SessionLimits, certificate_begin, certificate_end, check_present
@@ -162,6 +163,8 @@ class Session:
     async def _run(self, message: StartupMessage) -> None:
         try:
             identity = self._record.identity = self._around.identify(self._header.certificate)
+            # The same for all sessions of this user's, now that it is known to be one of ours.
+            self._header = attrs.evolve(self._header, certificate=shared(self._header.certificate))
             served = self._around.find(identity)
             self._record.database = served.database
             age = self._record.policy_age = self._around.policy_age()

@@ -55,6 +55,9 @@ from teleport_db.net.tlserrors import trouble
 #: The largest record's plaintext (RFC 8446 section 5.1); one read always takes a whole record.
 RECORD = 16384
 
+#: The bytes in front of each record; the last two are its length (RFC 8446 section 5.1).
+RECORD_HEADER = 5
+
 #: Bytes given to OpenSSL at once: a whole record of TLS 1.3.  A BIO never shrinks, and one that has once
 #: held 64 KiB would keep 90 for as long as the session idles.
 FEED = RECORD + 22
@@ -318,32 +321,78 @@ class TLSLayer(Protocol):
             data = b"".join(self._held)
             self._held.clear()
             return data
+        if self._backlog is not None:
+            return self._decrypt_backlog(self._backlog)
         incoming, read = self._incoming, self._tls.read
         pieces: list[bytes] = []
         size = 0
-        while size < DELIVERY:
-            if not incoming.pending and not self._feed():
-                break
+        while size < DELIVERY and incoming.pending:
             try:
                 data = read(RECORD)
-            except ssl.SSLWantReadError:
-                # A part of a record, or TLS's own messages: the first of these are a server's tickets.
-                if self._resumable is not None:
-                    self._keep_session()
-                continue
-            except ssl.SSLZeroReturnError:
-                data = b""
             except ssl.SSLError as error:
-                self._reason = Failure(trouble(error))
+                if self._unreadable(error):
+                    continue
                 break
             if not data:
                 self._read_closed = True
                 break
-            if not (pieces or incoming.pending or self._backlog):
+            if not (pieces or incoming.pending):
                 return data  # one record, the usual case
             pieces.append(data)
             size += len(data)
         return b"".join(pieces)
+
+    def _decrypt_backlog(self, backlog: memoryview) -> bytes:
+        """As :meth:`_decrypt`, of much that came at once.
+
+        OpenSSL is given one record at a time, for to be asked in the middle of one costs an exception.  Where the next
+        one begins is known once one was read, from what that left; what is given is all, and in order, in any case.
+        """
+        read, write = self._tls.read, self._incoming.write
+        pieces: list[bytes] = []
+        size, given, end = 0, 0, len(backlog)
+        begins, last_header = -1, end - RECORD_HEADER  # where the next record does; -1: that is not known
+        while size < DELIVERY:
+            until = given if begins < 0 and self._incoming.pending else given + FEED
+            if begins >= 0:
+                length = backlog[begins + 3] << 8 | backlog[begins + 4] if begins <= last_header else FEED
+                if length < FEED:
+                    until = begins + RECORD_HEADER + length
+                else:
+                    begins = -1
+            if until > given:
+                if given == end:
+                    break
+                write(backlog[given:until])
+                given = until if until < end else end
+            try:
+                data = read(RECORD)
+            except ssl.SSLError as error:
+                if self._unreadable(error):
+                    begins = -1
+                    continue
+                break
+            if not data:
+                self._read_closed = True
+                break
+            pieces.append(data)
+            size += len(data)
+            begins = until if begins >= 0 else given - self._incoming.pending
+        self._backlog = backlog[given:] if given < end else None
+        return b"".join(pieces)
+
+    def _unreadable(self, error: ssl.SSLError) -> bool:
+        """What there was instead of data; whether more may follow."""
+        if isinstance(error, ssl.SSLWantReadError):
+            # A part of a record, or TLS's own messages: the first of these are a server's tickets.
+            if self._resumable is not None:
+                self._keep_session()
+            return True
+        if isinstance(error, ssl.SSLZeroReturnError):
+            self._read_closed = True
+        else:
+            self._reason = Failure(trouble(error))
+        return False
 
     def _keep_session(self) -> None:
         """Give the session away if it can be resumed; asked once, because to ask costs a copy of it."""
@@ -351,15 +400,6 @@ class TLSLayer(Protocol):
         session = self._tls.session
         if resumable is not None and session is not None and session.has_ticket:
             resumable(session)
-
-    def _feed(self) -> bool:
-        """Give OpenSSL a piece of the backlog, if there is one."""
-        backlog = self._backlog
-        if backlog is None:
-            return False
-        self._incoming.write(backlog[:FEED])
-        self._backlog = backlog[FEED:] if len(backlog) > FEED else None
-        return True
 
     def _owed(self) -> bool:
         """Whether the protocol above may be owed something that has arrived."""

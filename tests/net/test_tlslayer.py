@@ -689,6 +689,31 @@ class Pressure(SynchronousTestCase):
         ends.wire.flush()
         self.assertEqual(ends.client.data, b"x" * 100)
 
+    def test_divided_records(self) -> None:
+        """Records of any size that come many at once, divided anywhere, are the bytes that were written."""
+        sizes = (1, 16384, 8192, 100, 16383, 5, 16384, 16384, 3000)
+        for cut in (16407, 20000, 32768, 50001, 65536, 131072):
+            ends = self.open()
+            written = b""
+            for number in range(60):
+                piece = bytes([number]) * sizes[number % len(sizes)]
+                ends.server.transport.write(piece)
+                written += piece
+            ends.wire.flush(cut)
+            self.assertTrue(ends.client.data == written, cut)
+            ends.server.transport.write(b"and then")
+            ends.wire.flush()
+            self.assertTrue(ends.client.data == written + b"and then", cut)
+
+    def test_junk_behind_records(self) -> None:
+        """What was whole before the first record that is not the peer's is delivered, then the connection ends."""
+        ends = self.open()
+        ends.server.transport.write(b"x" * 60000)
+        ends.wire.server.write(b"\x17\x03\x03\xff\xff" + bytes(70000))
+        ends.wire.flush()
+        self.assertEqual(ends.client.data, b"x" * 60000)
+        self.assertIsNotNone(ends.client.reason)
+
     def test_paused_within(self) -> None:
         """A protocol that pauses with each delivery is given one at a time."""
         ends = self.open(Recorder(on_data=lambda protocol, data: protocol.transport.pauseProducing()))

@@ -73,3 +73,23 @@ class Failed(NamedTuple):
 
 
 Event = Opened | Acknowledged | DataReceived | WindowOpened | HalfClosed | WasReset | PingAnswered | GoneAway | Failed
+
+
+def joined(events: list[Event]) -> list[Event]:
+    """The same with the data of a stream that follow each other as one; what was a view of data is bytes then.
+
+    A frame that the network has divided, and what came behind it, would else be decrypted and sent on each alone.
+    """
+    fewer: list[Event] = []
+    pieces: list[bytes] = []
+    last = len(events) - 1
+    for at, event in enumerate(events):
+        if type(event) is not DataReceived:
+            fewer.append(event)
+            continue
+        pieces.append(event.data)
+        following = events[at + 1] if at < last else None
+        if type(following) is not DataReceived or following.stream_id != event.stream_id:
+            fewer.append(DataReceived(event.stream_id, b"".join(pieces)))
+            pieces.clear()
+    return fewer

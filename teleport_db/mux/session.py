@@ -25,6 +25,8 @@ what can stand alone does: frames, windows, the table of states, the tolerance.
 
 from __future__ import annotations
 
+from typing import Final
+
 from teleport_db.errors import ConnectionTrouble, LimitExceeded, LocalProtocolError, RemoteProtocolError
 from teleport_db.mux.events import (
     Acknowledged,
@@ -37,6 +39,7 @@ from teleport_db.mux.events import (
     PingAnswered,
     WasReset,
     WindowOpened,
+    joined,
 )
 from teleport_db.mux.frames import (
     ACK,
@@ -61,6 +64,9 @@ from teleport_db.mux.limits import Limits
 from teleport_db.mux.states import READABLE, WRITABLE, Close, State, after
 from teleport_db.mux.tolerance import Tolerance
 from teleport_db.mux.window import ReceiveWindow, SendWindow
+
+#: Bytes received at once above which the data of a stream that follow each other in them become one event.
+JOINED: Final = 16 * 1024
 
 _unpack = HEADER.unpack_from
 _pack = HEADER.pack
@@ -261,14 +267,15 @@ class Session:
         Never raises for what a peer sends: :class:`Failed` is the last event of a session.
         """
         events: list[Event] = []
+        large = JOINED < len(data) > self._body  # else it is a piece of one body, and passed on as it is
         if not self.failed:
             try:
-                self._receive(data, events)
+                self._receive(memoryview(data) if large else data, events)
             except RemoteProtocolError as error:
                 self.failed = True
                 self.go_away(GoAwayCode.PROTOCOL_ERROR)
                 events.append(Failed(error))
-        return events
+        return joined(events) if large else events
 
     def whole(self, data: bytes) -> int:
         """The stream of which ``data`` is one whole frame with data and no flags, received by that; else 0.
@@ -288,7 +295,7 @@ class Session:
         stream.incoming.left -= size
         return stream_id
 
-    def _receive(self, data: bytes, events: list[Event]) -> None:
+    def _receive(self, data: bytes | memoryview, events: list[Event]) -> None:
         position, size, streams = 0, len(data), self._streams
         if self._body_id and self._body:
             self._check_body()
@@ -300,7 +307,7 @@ class Session:
                 end = min(position + self._body, size)
                 self._body -= end - position
                 if self._body_id:
-                    events.append(DataReceived(self._body_id, data[position:end]))
+                    events.append(DataReceived(self._body_id, data[position:end]))  # type: ignore[arg-type]
                 position = end
                 if self._body:
                     return
@@ -325,13 +332,13 @@ class Session:
                         stream.incoming.debit(length)
                         end = position + length
                         if end <= size:
-                            events.append(DataReceived(stream_id, data[position:end]))
+                            events.append(DataReceived(stream_id, data[position:end]))  # type: ignore[arg-type]
                             position = end
                         else:
                             self._body, self._body_id, self._body_flags = length, stream_id, 0
                         continue
             else:
-                self._held = data[position:]
+                self._held = bytes(data[position:])
                 return
             self._frame(fields, events)
 

@@ -21,6 +21,7 @@ from teleport_db.mux.frames import (
     DATA,
     FIN,
     GO_AWAY,
+    HEADER_SIZE,
     INITIAL_WINDOW,
     MAX_BODY,
     PING,
@@ -159,6 +160,19 @@ class Division(SynchronousTestCase):
         (event,) = session.receive(chunk)
         assert isinstance(event, DataReceived)
         self.assertIs(event.data, chunk)
+
+    def test_neighbours_are_one(self) -> None:
+        """What one large read brings for a stream is one event, unless something else comes between."""
+        one, other = connected()
+        one.open_stream()
+        exchange(one, other)
+        for stream, size in ((1, 30000), (1, 30000), (3, 10), (1, 20000), (1, 5)):
+            one.send(stream, bytes([stream]) * size)
+        wire = one.data_to_send()
+        first, second = other.receive(wire[:10000]), other.receive(wire[10000:])
+        expected = [(1, 10000 - HEADER_SIZE), (1, 50000 + HEADER_SIZE), (3, 10), (1, 20005)]
+        self.assertEqual([(event.stream_id, len(event.data)) for event in first + second], expected)
+        self.assertEqual({type(event.data) for event in first + second}, {bytes})
 
 
 class Windows(SynchronousTestCase):

@@ -180,6 +180,19 @@ class Pressure(SynchronousTestCase):
             moved += 65536
         self.assertLessEqual(moved, 2 * TURN)
 
+    def test_pieces_are_joined(self) -> None:
+        """What one read of the connection brings for a stream is delivered once, in its order among the others."""
+        tunnel = Tunnel()
+        (large, heard), (small, other) = tunnel.open(), tunnel.open()
+        large.transport.write(b"a" * 70000)
+        small.transport.write(b"between")
+        large.transport.write(b"b" * 70000)
+        tunnel.clock.advance(0)
+        calls = heard.calls
+        tunnel.wire.client.step(200000)
+        self.assertEqual((heard.received, other.received), (b"a" * 70000 + b"b" * 70000, b"between"))
+        self.assertEqual((heard.calls - calls, other.calls), (2, 1))
+
     def test_broken_connection(self) -> None:
         """When the network fails every stream and the owner hear of it, once."""
         tunnel = Tunnel()

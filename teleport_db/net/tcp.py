@@ -62,8 +62,9 @@ ACKNOWLEDGES = _QUICKACK is not None
 #: millisecond and a thread; a database that fails over to another address is found this much later at most.
 ADDRESS_SECONDS = 5.0
 
-#: Bytes read in one turn at most; one ``recv`` takes all that is there up to this.
-READ_SIZE = 65536
+#: Bytes read in one turn at most; one ``recv`` takes all that is there up to this.  With a record of TLS that had begun
+#: before, it stays below the 128 KiB from which on malloc may map and unmap each block.
+READ_SIZE = 114688
 
 if TYPE_CHECKING:
     _Base = tcp.Connection
@@ -121,7 +122,7 @@ class AtOnce(_Base):
         self.write(b"".join(iovec))
 
     def doRead(self) -> Any:
-        """Read what is there, up to 64 KiB, and deliver it once."""
+        """Read what is there, up to :data:`READ_SIZE`, and deliver it once."""
         try:
             data = self.socket.recv(READ_SIZE)
         except BlockingIOError:

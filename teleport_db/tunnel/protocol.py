@@ -209,7 +209,11 @@ class TunnelProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """The connection is there: the first ping goes out after one interval."""
-        self._carrier().registerProducer(self, True)
+        carrier = self._carrier()
+        carrier.registerProducer(self, True)
+        widen = getattr(carrier, "widen", None)  # of TLS
+        if widen is not None:
+            widen()
         if self.accept is not None:
             self.accept.doStart()
         self._keepalive.start()

@@ -66,8 +66,8 @@ FEED = RECORD + 22
 #: on malloc may map and unmap each block.
 WIDE = 7 * RECORD
 
-#: Decrypted bytes joined for one delivery, about.
-DELIVERY = 65536
+#: Decrypted bytes joined for one delivery, about: what one read of a socket brings, and a record begun before.
+DELIVERY = 131072
 
 #: Bytes a peer may send before its handshake is complete.
 MAX_HANDSHAKE = 65536
@@ -322,7 +322,7 @@ class TLSLayer(Protocol):
             self._shake()
 
     def _decrypt(self) -> bytes:
-        """What is there, up to about 64 KiB; notes the end in ``_read_closed`` or ``_reason``."""
+        """What is there, up to about :data:`DELIVERY`; notes the end in ``_read_closed`` or ``_reason``."""
         if self._held:
             data = b"".join(self._held)
             self._held.clear()

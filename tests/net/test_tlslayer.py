@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from teleport_db.errors import AuthenticationFailed, ConnectionTrouble
+from teleport_db.net.tlsconnection import DELIVERY, RECORD
 from teleport_db.net.tlslayer import State, TLSLayer
 from tests.memory import HIGH_WATER, Wire, pair
 from tests.net import material
@@ -728,7 +729,7 @@ class Pressure(SynchronousTestCase):
         while seen < total:
             self.assertGreater(len(ends.client.chunks), 0)
             for chunk in ends.client.chunks:
-                self.assertLessEqual(len(chunk), 65536 + 16384)
+                self.assertLessEqual(len(chunk), DELIVERY + RECORD)
             self.assertEqual(len(ends.client.chunks), 1)
             seen += len(ends.client.chunks.pop())
             ends.client.transport.resumeProducing()

@@ -12,11 +12,11 @@ Where the connection runs, over TCP or through an agent's tunnel, is the endpoin
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.interfaces import IConsumer, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
@@ -49,28 +49,64 @@ class OneEndpoint:
         return self._endpoint
 
 
+class Pieces(Sized, Iterable[bytes]):
+    """A large body that is made while it is sent, a few tens of KB at a time; ``len`` gives its bytes."""
+
+
 @implementer(IBodyProducer)
 class Body:
-    """A body that is small and there already."""
+    """A body that is there already, or is made in pieces.
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.length = len(data)
+    :param clock: with it pieces are written one a turn of the reactor: what else there is to do waits for one of them,
+        not for all.
+    """
+
+    def __init__(self, data: bytes | Pieces, clock: IReactorTime | None = None) -> None:
+        self._pieces = iter((data,) if isinstance(data, bytes) else data)
+        self._left = self.length = len(data)
+        self._clock = clock
+        self._consumer: IConsumer | None = None
+        self._next: IDelayedCall | None = None
+        self._paused = False
+        self._written: Deferred[None] = Deferred(lambda _: self.stopProducing())
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._data)
-        done: Deferred[None] = Deferred()
-        done.callback(None)
-        return done
+        self._consumer = consumer
+        self._go_on()
+        return self._written
+
+    def _go_on(self) -> None:
+        self._next = None
+        while self._consumer is not None and not self._paused:
+            piece = next(self._pieces)
+            self._left -= len(piece)
+            self._consumer.write(piece)  # which may pause this, or stop it
+            if not self._left:
+                self._consumer = None
+                self._written.callback(None)
+            elif self._clock is not None:
+                self._soon()
+                return
+
+    def _soon(self) -> None:
+        if self._clock is not None and self._next is None and self._consumer is not None:
+            self._next = self._clock.callLater(0, self._go_on)
 
     def pauseProducing(self) -> None:
-        """It is all written."""
+        """The other side does not keep up."""
+        self._paused = True
 
     def resumeProducing(self) -> None:
-        """It is all written."""
+        """It does again."""
+        self._paused = False
+        self._soon()
 
     def stopProducing(self) -> None:
-        """It is all written."""
+        """Nobody takes any more."""
+        self._consumer = None
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
 
 
 class _Answer(Protocol):
@@ -130,14 +166,14 @@ class APIClient:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | bytes | None = None,
+        body: Mapping[str, Any] | bytes | Pieces | None = None,
         query: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
     ) -> Deferred[dict[str, Any]]:
         """Call the API; fires with the answer's object.
 
-        :param body: an object, or its JSON.
+        :param body: an object, or its JSON, perhaps in pieces.
         :param query: parameters; those that are None are left out.
         :param timeout: seconds for the whole call.
 
@@ -155,16 +191,16 @@ class APIClient:
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed.addCallback(lambda _: None)
 
-    async def _call(self, method: str, address: str, body: Mapping[str, Any] | bytes | None) -> dict[str, Any]:
+    async def _call(self, method: str, address: str, body: Mapping[str, Any] | bytes | Pieces | None) -> dict[str, Any]:
         headers = Headers({b"accept": [b"application/json"], b"host": [self.host.encode("ascii")]})
         producer = None
         if body is not None:
             headers.addRawHeader(b"content-type", b"application/json")
             # As UTF-8: with six-byte escapes a batch of events could outgrow what a body may have.
-            if not isinstance(body, bytes):
+            if isinstance(body, Mapping):
                 text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
                 body = text.encode("utf-8", "backslashreplace")
-            producer = Body(body)
+            producer = Body(body, self._reactor)
         uri = b"https://" + self.host.encode("ascii") + address.encode()
         response: IResponse = await self._agent.request(method.encode(), uri, headers, producer)
         answer = _Answer()

@@ -21,7 +21,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from teleport_db.audit.commits import GroupCommit
-from teleport_db.audit.spool import Batch, Spool
+from teleport_db.audit.spool import Spool
+from teleport_db.audit.spooled import Batch
 from teleport_db.errors import AuditUnavailable, BadRequest
 
 #: Runs a function outside of the reactor's thread, as ``deferToThreadPool`` does.

@@ -25,10 +25,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal
 
 from teleport_db.audit.appending import AppendOnly, lock_directory
-from teleport_db.audit.events import EncodedEvent, encode
+from teleport_db.audit.events import encode
+from teleport_db.audit.spooled import Batch, whole
 from teleport_db.certs.files import sync_directory
 from teleport_db.errors import AuditUnavailable
 
@@ -36,41 +37,6 @@ from teleport_db.errors import AuditUnavailable
 RESERVE: Final = 256 * 1024
 
 Event = dict[str, Any]
-
-
-class Batch(Sequence[tuple[int, EncodedEvent]]):
-    """Events as they stand in the spool, with their numbers; only who looks at one's fields has it decoded.
-
-    :param first: the number of the first.
-    :param lines: of the spool, without their ends.
-    """
-
-    __slots__ = ("first", "lines")
-
-    def __init__(self, first: int, lines: list[bytes]) -> None:
-        self.first = first
-        self.lines = lines
-
-    @property
-    def last(self) -> int:
-        """The number of the last."""
-        return self.first + len(self.lines) - 1
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[int, EncodedEvent]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[int, EncodedEvent]]: ...
-
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        number = self.first + range(len(self.lines))[index]
-        before = b'{"seq":%d,"event":' % number
-        return number, EncodedEvent(self.lines[index][len(before) : -1].decode("ascii"))
 
 
 class Spool:
@@ -248,22 +214,27 @@ class Spool:
         Raises AuditUnavailable when the disk cannot be read or what is on it is not what was written.
         """
         after = max(after, self._firsts[0] - 1)
-        lines: list[bytes] = []
-        size = 0
+        parts: list[tuple[bytes, int]] = []
+        count = size = 0
         try:
-            while after + len(lines) < self.synced and len(lines) < limit and size < max_bytes:
-                most = min(limit - len(lines), self.synced - after - len(lines))
-                found = self._read(after + len(lines), most, max_bytes - size, whole=not lines)
+            while after + count < self.synced and count < limit and size < max_bytes:
+                most = min(limit - count, self.synced - after - count)
+                found, data, length = self._read(after + count, most, max_bytes - size, needed=not count)
                 if not found:
                     break
-                lines += found
-                size += sum(map(len, found)) + len(found)
+                parts.append((data, length))
+                count += found
+                size += length
         except OSError as error:
             raise AuditUnavailable(detail=f"the spool in {self.directory}: {error}") from error
-        return Batch(after + 1, lines)
+        data = parts[0][0] if len(parts) == 1 else b"".join(data[:length] for data, length in parts)
+        return Batch(after + 1, data, count, size)
 
-    def _read(self, after: int, most: int, max_bytes: int, *, whole: bool) -> list[bytes]:
-        """Lines of one segment without their ends, the first however long it is if that is wanted."""
+    def _read(self, after: int, most: int, max_bytes: int, *, needed: bool) -> tuple[int, bytes, int]:
+        """Records of one segment: how many, what begins with them, and their bytes.
+
+        :param needed: the first one, however long it is.
+        """
         known, segment, offset = self._cursor
         if known != after or segment not in self._firsts:
             segment = self._firsts[bisect_right(self._firsts, after + 1) - 1]
@@ -273,21 +244,18 @@ class Spool:
             while known < after and (line := file.readline()):
                 known, offset = known + 1, offset + len(line)
             data = file.read(max_bytes)
-            if whole and data and b"\n" not in data:
+            if needed and data and b"\n" not in data:
                 data += file.readline()
         if not data:
             if known + 1 not in self._firsts:
                 raise AuditUnavailable(detail=f"record {known + 1} of {self.directory} is missing")
             self._cursor = (known, known + 1, 0)
-            return self._read(after, most, max_bytes, whole=whole)
-        lines = data.split(b"\n")[:-1][:most]
-        if whole and not lines:
+            return self._read(after, most, max_bytes, needed=needed)
+        count, size = whole(data, known + 1, most)
+        if needed and not count:
             raise AuditUnavailable(detail=f"record {known + 1} of {self.directory} is damaged")
-        for number, line in enumerate(lines, known + 1):
-            if not line.startswith(b'{"seq":%d,"event":{' % number) or not line.endswith(b"}}") or not line.isascii():
-                raise AuditUnavailable(detail=f"record {number} of {self.directory} is damaged")
-        self._cursor = (known + len(lines), segment, offset + sum(map(len, lines)) + len(lines))
-        return lines
+        self._cursor = (known + count, segment, offset + size)
+        return count, data, size
 
     def acknowledge(self, number: int) -> None:
         """The auth server has everything up to ``number``: free the files that nobody needs."""

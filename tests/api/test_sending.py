@@ -8,13 +8,15 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.api.sending import sender
+from teleport_db.api.sending import PIECE, sender
 from teleport_db.audit.events import EncodedEvent
-from teleport_db.audit.spool import Batch
+from teleport_db.audit.spooled import Batch
 
 
 def batch(first: int, *events: EncodedEvent) -> Batch:
-    return Batch(first, [f'{{"seq":{seq},"event":{event.json}}}'.encode() for seq, event in enumerate(events, first)])
+    lines = [f'{{"seq":{seq},"event":{event.json}}}\n' for seq, event in enumerate(events, first)]
+    data = "".join(lines).encode()
+    return Batch(first, data + b"more", len(lines), len(data))
 
 
 class Sending(SynchronousTestCase):
@@ -29,7 +31,9 @@ class Sending(SynchronousTestCase):
         """The object of the one call."""
         ((method, path, body),) = self.calls
         self.assertEqual((method, path), ("POST", "/v1/audit"))
-        return json.loads(body)
+        said = b"".join(body)
+        self.assertEqual(len(said), len(body))
+        return json.loads(said)
 
     def test_batch(self) -> None:
         """A batch is one call; its answer is the number that auth has kept.  Events go as they are."""
@@ -38,7 +42,7 @@ class Sending(SynchronousTestCase):
         last = EncodedEvent('{"event":"db.session.end","x":"\\u001b","server_id":"me"}')
         self.assertEqual(self.successResultOf(send(batch(7, first, last))), 8)
         self.assertEqual(self.sent(), {"events": [{"seq": 7, "event": first}, {"seq": 8, "event": last}]})
-        self.assertIn(first.json.encode() + b"}", self.calls[0][2])
+        self.assertIn(first.json.encode() + b"}", b"".join(self.calls[0][2]))
 
     def test_joined_anew(self) -> None:
         """Events of before the host got another id are not stuck: they say who recorded them."""
@@ -50,3 +54,16 @@ class Sending(SynchronousTestCase):
         self.assertEqual(first, {"event": "db.session.end", "server_id": "new", "recorded_by": "old"})
         self.assertEqual((second["server_id"], second["recorded_by"]), ("new", "old"))
         self.assertEqual(before["server_id"], "old")
+
+    def test_pieces(self) -> None:
+        """A large batch is made while it is sent, to the byte as it would be in one."""
+        send = sender(self.call, lambda: "me")
+        for count in (1, 2, 300, 500):
+            self.calls.clear()
+            events = [EncodedEvent(f'{{"n":{n},"pad":"{"x" * 300}","server_id":"me"}}') for n in range(count)]
+            made = batch(7, *events)
+            self.successResultOf(send(made))
+            body = self.calls[0][2]
+            self.assertEqual(b"".join(body), b'{"events":[%b]}' % b",".join(made.lines))
+            self.assertEqual(len(list(body)), 2 + (made.size - 2) // PIECE)
+            self.assertLessEqual(max(map(len, body)), PIECE + 20)

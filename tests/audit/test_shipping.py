@@ -11,7 +11,8 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.audit.shipping import FIRST_RETRY, GATHER, LAST_RETRY, SPACING, Shipper
-from teleport_db.audit.spool import Batch, Spool
+from teleport_db.audit.spool import Spool
+from teleport_db.audit.spooled import Batch
 from teleport_db.errors import AuditUnavailable, BadRequest, ConnectionTrouble
 
 

@@ -43,6 +43,7 @@ FLOORS = {
     "audit.sinks.rfc5424": 1,
     "audit.shipped": 1,
     "audit.exchange": 1,
+    "audit.spooled": 1,
     "audit.moments": 1,
     "certs": 2,
     "net": 2,

@@ -46,6 +46,7 @@ class Session:
         self.spool = Spool(os.path.join(directory, "spool"))
         self.record = SessionRecord(
             self.spool.append,
+            append_one=self.spool.append_one,
             clock=Clock(),  # type: ignore[arg-type]
             new_uid=uid_source(),
             cluster="root",

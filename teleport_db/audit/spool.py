@@ -62,6 +62,8 @@ class Spool:
         self._max, self._each = max_bytes, fsync == "write"
         self._segment_bytes = min(segment_bytes, max_bytes // 4)  # else a full spool could not be freed in parts
         self._reserve = min(RESERVE, max_bytes // 4)
+        #: Bytes up to which one event is written without looking at anything else.
+        self._simply = -1 if self._each else max_bytes - self._reserve
         self._lock = lock_directory(self.directory)
         try:
             self._broken = ""
@@ -148,6 +150,20 @@ class Spool:
         except OSError as error:
             raise AuditUnavailable(detail=f"the spool in {self.directory}: {error}") from error
 
+    def append_one(self, event: bytes) -> None:
+        """As :meth:`append`, for the JSON of one event: the way of nearly all of them."""
+        number = self.last + 1
+        data = b'{"seq":%d,"event":%b}\n' % (number, event)
+        file, total = self._file, self._total + len(data)
+        if total > self._simply or file.size >= self._segment_bytes:
+            self.append((event,))
+            return
+        try:
+            file.write(data)
+        except OSError as error:
+            raise AuditUnavailable(detail=f"the spool in {self.directory}: {error}") from error
+        self._total, self.last = total, number
+
     def _sync_now(self) -> None:
         try:
             self._file.sync()
@@ -204,6 +220,7 @@ class Spool:
 
     def failed(self, error: Exception) -> None:
         """The disk lost something: nothing is appended any more."""
+        self._simply = -1
         self._broken = f"the spool in {self.directory} cannot be trusted since a sync failed: {error}"
 
     def read(self, after: int, limit: int, *, max_bytes: int = 512 * 1024) -> Batch:

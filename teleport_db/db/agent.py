@@ -171,6 +171,7 @@ class Agent(MultiService):
             served=self._serving.served,
             policy=self.policy,
             append=self._append,
+            append_one=self._append_one,
             credentials=credentials(self.api),
             dial=dial,
             user_ca=user_ca,
@@ -400,6 +401,10 @@ class Agent(MultiService):
             self._late.append(events)
         else:
             self._spool.append(events)
+        self._shipper.notify()
+
+    def _append_one(self, event: bytes) -> None:
+        self._spool.append_one(event)
         self._shipper.notify()
 
     # Streams.

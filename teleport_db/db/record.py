@@ -41,6 +41,7 @@ class Append(Protocol):
 class SessionRecord:
     """What is written of one session.
 
+    :param append_one: as ``append``, for the JSON of one event that ends nothing.
     :ivar identity: whose session it is, once that was verified.
     :ivar message: what the client asked for, once it has.
     :ivar database: where the session leads, once that was found.
@@ -56,6 +57,7 @@ class SessionRecord:
         self,
         append: Append,
         *,
+        append_one: Callable[[bytes], None] | None = None,
         clock: IReactorTime,
         new_uid: Callable[[], str],
         cluster: str,
@@ -65,6 +67,7 @@ class SessionRecord:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._append = append
+        self._append_one = append_one or (lambda event: append((event,)))
         self._monotonic = monotonic
         self._finished = 0.0
         self._parameters = True
@@ -162,11 +165,13 @@ class SessionRecord:
     def begins(self, one: Execution) -> None:
         """Write one exchange that is about to go on; AuditUnavailable when it must not."""
         one.started = self._monotonic()
-        event = self._events.begun(self._clock.seconds(), one)
+        events = self._made or self._events
+        event = events.begun(self._clock.seconds(), one)
         one.sql = one.portal = None
         try:
-            self._write((event,))
+            self._append_one(event)
         except BaseException:
+            events.withdraw()
             one.id = 0
             raise
 
@@ -176,7 +181,13 @@ class SessionRecord:
             return
         moment = self._monotonic()
         began = max(one.started, self._finished)  # behind the one before it, in a pipeline
-        self._write((self._events.ended(self._clock.seconds(), one, moment - began),))
+        events = self._made or self._events
+        event = events.ended(self._clock.seconds(), one, moment - began)
+        try:
+            self._append_one(event)
+        except BaseException:
+            events.withdraw()
+            raise
         self._finished = moment
 
     def _statements(self, executions: Executions) -> list[EncodedEvent]:

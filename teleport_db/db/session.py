@@ -85,6 +85,7 @@ class Session:
         self._early: list[bytes] = []
         self._record = SessionRecord(
             around.append,
+            append_one=around.append_one,
             clock=around.clock,
             new_uid=around.new_uid,
             cluster=around.cluster,

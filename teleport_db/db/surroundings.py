@@ -53,6 +53,7 @@ class Surroundings:
     clock: IReactorTime
     new_uid: Callable[[], str]
     sessions_of: Callable[[str], int]
+    append_one: Callable[[bytes], None] | None = None
     policy_age: Callable[[], float | None] = lambda: None
     admit: Callable[[], None] = lambda: None
     audit: AuditSettings = attrs.field(factory=AuditSettings)

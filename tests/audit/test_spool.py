@@ -134,6 +134,22 @@ class QueueTests(SpoolCase):
             self.assertEqual((spool.pending, len(self.segments)), (0, 1))
             self.assertLess(spool.size, 400)
 
+    def test_one(self) -> None:
+        """One event alone is written as any other, in the same files, and is as durable."""
+        for settings in ({"fsync": "interval"}, {"fsync": "write"}):
+            spool = self.spool(segment_bytes=300, **settings)
+            first = spool.last + 1
+            for number in range(first, first + 40):
+                if number % 3:
+                    spool.append_one(b'{"n":%d}' % number)
+                else:
+                    self.fill(spool, 1)
+            self.assertEqual(spool.synced == spool.last, spool._each)
+            self.assertEqual(self.numbers(self.synced(spool), first - 1), list(range(first, first + 40)))
+            self.assertEqual(spool.size, sum(path.stat().st_size for path in self.segments))
+            self.assertLess(max(path.stat().st_size for path in self.segments), 400)
+            self.assertEqual(self.spool(segment_bytes=300).last, first + 39)
+
     def test_freed_before_synced(self) -> None:
         """A file that was shipped and freed is not synced any more."""
         spool = self.spool(segment_bytes=100)
@@ -293,6 +309,30 @@ class RefusalTests(SpoolCase):
         self.synced(spool)
         spool.acknowledge(spool.last)
         spool.append([event])
+
+    def test_full_for_one(self) -> None:
+        """One event alone is refused as any other, and leaves the same room."""
+        spool = self.spool(max_bytes=40_000)
+        one = b'{"pad":"%b"}' % (b"x" * 500)
+        with self.assertRaises(AuditUnavailable):
+            for _ in range(100):
+                spool.append_one(one)
+        self.assertLessEqual(spool.size, 30_000)
+        self.assertGreater(spool.size, 29_000)
+        spool.append([one], closing=True)
+        self.assertRaises(AuditUnavailable, spool.append_one, one)
+        self.synced(spool)
+        spool.acknowledge(spool.last)
+        spool.append_one(one)
+        last = spool.last
+        with file_size_limit(100):
+            self.assertRaises(AuditUnavailable, spool.append_one, one)
+        spool.append_one(one)
+        self.assertEqual(spool.last, last + 1)
+        spool.failed(OSError(5, "Input/output error"))
+        with self.assertRaises(AuditUnavailable) as caught:
+            spool.append_one(one)
+        self.assertIn("cannot be trusted", caught.exception.detail)
 
     def test_partial_write(self) -> None:
         """Half a record is cut off again, and the next follows the last whole one."""

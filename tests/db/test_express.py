@@ -70,6 +70,7 @@ class Rig:
         self.asked, self.answer = b"", b""
         record = SessionRecord(
             self.append,
+            append_one=self.append_one,
             clock=Clock(),
             new_uid=lambda: "uid",
             cluster="root",
@@ -101,6 +102,9 @@ class Rig:
             raise AuditUnavailable
         for event in events:
             self.journal.append(("event", event.decode() if isinstance(event, bytes) else encode(event)))
+
+    def append_one(self, event: bytes) -> None:
+        self.append((event,))
 
     def forward(self, data: bytes) -> None:
         self.journal.append(("server", data))

@@ -1,5 +1,5 @@
-/* What the byte path does most often, compiled.  Optional: pgwire/walk.py, pgwire/words.py, audit/shipped.py, audit/spooled.py,
- * audit/logfile.py, audit/exchange.py and audit/uids.py have the same in Python, say what each function promises, and are used
+/* What the byte path does most often, compiled.  Optional: the modules that have the same in Python, pgwire/walk.py, words.py and
+ * simple.py, audit/shipped.py, spooled.py, logfile.py, exchange.py and uids.py, say what each function promises, and are used
  * where this was not built.  Nothing here is kept between two calls.
  *
  * Built against the stable interface of CPython 3.11, so that one file serves that and all later versions. */
@@ -859,14 +859,10 @@ chain_run(PyObject *module, PyObject *arguments)
 
 /* ---- Words that SQL may have ---- */
 
-static PyObject *
-mentions(PyObject *module, PyObject *given)
+static int
+has_word(const char *sql, Py_ssize_t size)
 {
     static const char *const words[] = {"prepare", "declare", "deallocate", "pass", "secret", "token", "://", "u&"};
-    char *sql;
-    Py_ssize_t size;
-    if (PyBytes_AsStringAndSize(given, &sql, &size) < 0)
-        return NULL;
     for (Py_ssize_t at = 0; at < size; at++) {
         /* Letters have their bit 5 set in lower case, and so have the signs that are looked for. */
         char first = sql[at] | 0x20;
@@ -877,10 +873,123 @@ mentions(PyObject *module, PyObject *given)
             while (words[word][same] != 0 && at + same < size && (sql[at + same] | 0x20) == words[word][same])
                 same++;
             if (words[word][same] == 0)
-                Py_RETURN_TRUE;
+                return 1;
         }
     }
-    Py_RETURN_FALSE;
+    return 0;
+}
+
+static PyObject *
+mentions(PyObject *module, PyObject *given)
+{
+    char *sql;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(given, &sql, &size) < 0)
+        return NULL;
+    return PyBool_FromLong(has_word(sql, size));
+}
+
+/* ---- The common exchanges ---- */
+
+static PyObject *
+query_text(PyObject *module, PyObject *given)
+{
+    char *chunk;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(given, &chunk, &size) < 0)
+        return NULL;
+    at_t header = (at_t)chunk;
+    const char *sql = chunk + HEADER_SIZE, *last = chunk + size - 1;
+    if (size <= HEADER_SIZE || *chunk != 'Q' ||
+        ((unsigned long long)header[1] << 24 | header[2] << 16 | header[3] << 8 | header[4]) + 1 !=
+            (unsigned long long)size ||
+        memchr(sql, 0, size - HEADER_SIZE) != last || has_word(sql, last - sql))
+        Py_RETURN_NONE;
+    return PyBytes_FromStringAndSize(sql, last - sql);
+}
+
+typedef struct {
+    int kind;
+    char *body;
+    Py_ssize_t length, rows, size;
+} answer_t;
+
+/* 0: there is none of that shape, and no exception. */
+static int
+get_answer(PyObject *answers, Py_ssize_t at, answer_t *answer)
+{
+    PyObject *given = PyList_GetItem(answers, at);
+    if (given == NULL || !PyTuple_Check(given) || PyTuple_Size(given) != 4 ||
+        PyBytes_AsStringAndSize(PyTuple_GetItem(given, 1), &answer->body, &answer->length) < 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    answer->kind = (int)PyLong_AsLong(PyTuple_GetItem(given, 0));
+    answer->rows = PyLong_AsSsize_t(PyTuple_GetItem(given, 2));
+    answer->size = PyLong_AsSsize_t(PyTuple_GetItem(given, 3));
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return 0;
+    }
+    return 1;
+}
+
+/* The number that a tag ends with, of 18 digits at most; 0 when there is none. */
+static unsigned long long
+last_number(const char *tag, Py_ssize_t length)
+{
+    Py_ssize_t at = length;
+    unsigned long long number = 0;
+    while (at > 0 && tag[at - 1] != ' ')
+        at--;
+    if (length - at > 18)
+        return 0;
+    for (; at < length; at++) {
+        if (tag[at] < '0' || tag[at] > '9')
+            return 0;
+        number = number * 10 + (unsigned long long)(tag[at] - '0');
+    }
+    return number;
+}
+
+static PyObject *
+ending(PyObject *module, PyObject *arguments)
+{
+    static const char *const before[] = {"T", "2?", "12?"}, *const tags[] = {"DEALLOCATE", "DISCARD", "COPY "};
+    PyObject *answers;
+    answer_t answer, ready;
+    int asked;
+    if (!PyArg_ParseTuple(arguments, "Oi:ending", &answers, &asked))
+        return NULL;
+    if (asked < 0 || asked > 2) {
+        PyErr_SetString(PyExc_ValueError, "asked is QUERIED, BOUND or PARSED");
+        return NULL;
+    }
+    if (!PyList_Check(answers))
+        Py_RETURN_NONE;
+    const char *expected = before[asked];
+    Py_ssize_t count = PyList_Size(answers), received = 0;
+    if (asked == 0 && count == 2)
+        expected = "";
+    if (count != (Py_ssize_t)strlen(expected) + 2)
+        Py_RETURN_NONE;
+    for (Py_ssize_t at = 0; at < count - 2; at++) {
+        if (!get_answer(answers, at, &answer) || answer.rows != 0 ||
+            (expected[at] == '?' ? answer.kind != 'T' && answer.kind != 'n' : answer.kind != expected[at]))
+            Py_RETURN_NONE;
+        received += answer.size;
+    }
+    if (!get_answer(answers, count - 2, &answer) || answer.kind != 'C' || !get_answer(answers, count - 1, &ready) ||
+        ready.kind != 'Z' || ready.rows != 0)
+        Py_RETURN_NONE;
+    for (size_t at = 0; at < sizeof tags / sizeof *tags; at++)
+        if ((size_t)answer.length >= strlen(tags[at]) && memcmp(answer.body, tags[at], strlen(tags[at])) == 0)
+            Py_RETURN_NONE;
+    const char *end = memchr(answer.body, 0, answer.length);
+    Py_ssize_t length = end == NULL ? answer.length : end - answer.body;
+    received += answer.size + (asked == 0 ? ready.size : 0);
+    return Py_BuildValue("(y#KnnO)", answer.body, length, last_number(answer.body, length), answer.rows, received,
+                         ready.length == 1 && *ready.body == 'I' ? Py_True : Py_False);
 }
 
 /* ---- Random UUIDs ---- */
@@ -925,6 +1034,8 @@ static PyMethodDef methods[] = {
     {"result_event", result_event, METH_VARARGS,
      "result_event(ei, uid, now, id, affected, rows, sent, received, duration, tag, tail): likewise"},
     {"mentions", mentions, METH_O, "mentions(sql): see teleport_db.pgwire.words"},
+    {"query_text", query_text, METH_O, "query_text(chunk): see teleport_db.pgwire.simple"},
+    {"ending", ending, METH_VARARGS, "ending(answers, asked): likewise"},
     {"uuids", uuids, METH_O, "uuids(random): see teleport_db.audit.uids"},
     {NULL, NULL, 0, NULL},
 };

@@ -23,6 +23,7 @@ from teleport_db.pgwire.messages import HEADER, HEADER_SIZE, message
 from teleport_db.pgwire.messages import SYNC as SYNC_MESSAGE
 from teleport_db.pgwire.names import Owed
 from teleport_db.pgwire.prepared import DESCRIBE, EXECUTE, QUERY, SYNC, Execution, Portal, Prepared
+from teleport_db.pgwire.simple import BOUND, PARSED, QUERIED, ending, query_text
 from teleport_db.pgwire.statements import Bind, FrontendMessage, Unreadable, decode_bind, decode_parse
 from teleport_db.pgwire.walk import Answer
 from teleport_db.pgwire.words import mentions
@@ -30,13 +31,9 @@ from teleport_db.pgwire.words import mentions
 #: Bytes of a chunk that is looked at.
 MAX_CHUNK: Final = 16384
 
-_QUERY, _PARSE, _BIND = ord("Q"), ord("P"), ord("B")
-_PARSED, _BOUND, _COMPLETE, _READY, _ROWS = ord("1"), ord("2"), ord("C"), ord("Z"), ord("T")
-_DESCRIBED = (_ROWS, ord("n"))
+_PARSE, _BIND = ord("P"), ord("B")
 #: What follows the Bind.
 _BEHIND = message(b"D", b"P\0") + message(b"E", b"\0\0\0\0\0") + SYNC_MESSAGE
-#: Tags that may drop names begin so.
-_DROPS = (b"DEALLOCATE", b"DISCARD")
 
 
 class Express(Executions):
@@ -66,17 +63,13 @@ class Express(Executions):
             return None
         if self._doubt or self._skipping or self.done:
             return None
-        kind, length = HEADER.unpack_from(chunk)
-        if kind == _QUERY:
-            if length + 1 != size or chunk.find(0, HEADER_SIZE) != size - 1:
-                return None
-            sql = chunk[HEADER_SIZE:-1]
-            if mentions(sql):
-                return None
+        sql = query_text(chunk)
+        if sql is not None:
             one = self._one(QUERY, base + size - self._ended, base + size)
             one.sql = sql
             self.owed.append(one)
             return one
+        kind, length = HEADER.unpack_from(chunk)
         if kind == _BIND:
             return self._bind_begun(chunk, 0, base)
         return self._parse_begun(chunk, length + 1, base) if kind == _PARSE and length < size else None
@@ -130,40 +123,38 @@ class Express(Executions):
         """
         if self._waiting is not None:
             return self._bind_ended(answers)
-        owed, count = self.owed, len(answers)
-        if len(owed) != 1 or not 2 <= count <= 3 or self._doubt or (count == 3 and answers[0][0] != _ROWS):
+        owed = self.owed
+        if len(owed) != 1 or self._doubt:
             return None
         one = owed[0]
-        complete, tag, rows, size = answers[-2]
-        ready, status, _, last = answers[-1]
-        if complete != _COMPLETE or ready != _READY or one.kind != QUERY or not isinstance(one, Execution):
+        if one.kind != QUERY or not isinstance(one, Execution) or one.answered or one.copying:
             return None
-        if one.answered or one.copying or tag.startswith(_DROPS) or answers[-1][2] or (count == 3 and answers[0][2]):
+        found = ending(answers, QUERIED)
+        if found is None:
             return None
+        tag, affected, rows, received, idle = found
         owed.popleft()
-        one.complete(tag.partition(b"\0")[0])
+        one.ended(tag, affected)
         one.rows += self._rows + rows
-        one.received += self._size + size + last + (answers[0][3] if count == 3 else 0)
+        one.received += self._size + received
         self._rows = self._size = self._last = 0
         names = self.names
         if b"" in names.statements.confirmed:
             names.statements.drop(b"")
-        if status == b"I" and names.portals.confirmed:
+        if idle and names.portals.confirmed:
             names.end_transaction()
         return one
 
     def _bind_ended(self, answers: Sequence[Answer]) -> Execution | None:
         assert self._waiting is not None
         one, _, prepared, parsed = self._waiting
-        if len(answers) != 4 + parsed or self._rows or self._size or (parsed and answers[0][0] != _PARSED):
+        if self._rows or self._size:
             return None
-        (bound, _, some, first), (described, _, more, second), (complete, tag, rows, size) = answers[-4:-1]
-        ready, status, others, _ = answers[-1]
-        if some or more or others or (parsed and answers[0][2]):
+        found = ending(answers, PARSED if parsed else BOUND)
+        if found is None:
             return None
-        if bound != _BOUND or described not in _DESCRIBED or complete != _COMPLETE or ready != _READY:
-            return None
-        if status != b"I" or tag.startswith(_DROPS):
+        tag, affected, rows, received, idle = found
+        if not idle:
             return None
         self._waiting = None
         names = self.names
@@ -172,9 +163,8 @@ class Express(Executions):
             names.statements.replace(b"", prepared)
         if names.portals.confirmed:
             names.end_transaction()
-        one.complete(tag.partition(b"\0")[0])
-        one.rows += rows
-        one.received = first + second + size + (answers[0][3] if parsed else 0)
+        one.ended(tag, affected)
+        one.rows, one.received = rows, received
         return one
 
     def _put_back(self) -> None:

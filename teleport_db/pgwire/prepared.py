@@ -184,6 +184,13 @@ class Execution:
         """Whether it ran to its end."""
         return not (self.sqlstate or self.lost)
 
+    def ended(self, tag: bytes, affected: int) -> None:
+        """Its only CommandComplete has come, with this tag and the number at its end, of no COPY."""
+        self.answered = True
+        self.completed = 1
+        self.tags = (tag,)
+        self.affected = affected
+
     def complete(self, tag: bytes) -> None:
         """A CommandComplete with this tag."""
         self.answered = True

@@ -15,9 +15,11 @@ from teleport_db.config.model import Address, Database
 from teleport_db.db.record import SessionRecord
 from teleport_db.db.relay import BackendRelay, FrontendRelay
 from teleport_db.errors import AuditUnavailable
+from teleport_db.pgwire import express
 from teleport_db.pgwire.express import Express
 from teleport_db.pgwire.messages import SYNC, message
 from teleport_db.pgwire.prepared import Execution
+from teleport_db.pgwire.simple import pure_ending, pure_query_text
 from teleport_db.pgwire.walk import Answer
 from tests.pgwire.model import ERROR, Server
 from tests.pgwire.wire import bind, execute, parse, query
@@ -194,15 +196,17 @@ def merged(journal: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 
 class ExpressTests(SynchronousTestCase):
+    seeds = 2000
+
     def test_both_ways(self) -> None:
         """Sessions of all kinds of chunks, divided, pipelined, failing, and cut off: nothing differs."""
         taken = 0
-        for seed in range(2000):
+        for seed in range(self.seeds):
             executions = ShortWay()
             found = play(Rig(executions), seed)
             self.assertEqual(merged(found), merged(play(Rig(LongWay()), seed)), f"seed {seed}")
             taken += executions.taken
-        self.assertGreater(taken, 1000)
+        self.assertGreater(taken, self.seeds // 2)
 
     def test_short(self) -> None:
         """The common exchanges do take the short way."""
@@ -226,3 +230,13 @@ class ExpressTests(SynchronousTestCase):
     def test_switched_off(self) -> None:
         """Where every message is recorded, all goes the long way."""
         self.assertIsNone(Express(messages=True).begun(query(b"select 1"), 0))
+
+
+class PureTests(ExpressTests):
+    """Without the extension."""
+
+    seeds = 500
+
+    def setUp(self) -> None:
+        self.patch(express, "query_text", pure_query_text)
+        self.patch(express, "ending", pure_ending)

@@ -34,7 +34,7 @@ class SimpleCases:
 
     def test_queries(self: Any) -> None:
         """One whole Query is taken, of text without a word that matters."""
-        for sql in (b"", b"select 1", b"\xff\x80" * 100, b"x" * 70_000, b"passw\xe9\n"[:3]):
+        for sql in (b"", b"select 1", b"\xff\x80" * 100, b"x" * 70_000, b"pas"):
             self.assertEqual(self.query_text(message(b"Q", sql + b"\0")), sql)
 
     def test_no_queries(self: Any) -> None:

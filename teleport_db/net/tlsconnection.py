@@ -62,10 +62,6 @@ RECORD_HEADER = 5
 #: held 64 KiB would keep 90 for as long as the session idles.
 FEED = RECORD + 22
 
-#: Bytes given to OpenSSL at once after :meth:`TLSLayer.widen`: seven records, which stay below the 128 KiB from which
-#: on malloc may map and unmap each block.
-WIDE = 7 * RECORD
-
 #: Decrypted bytes joined for one delivery, about: what one read of a socket brings, and a record begun before.
 DELIVERY = 131072
 
@@ -137,7 +133,6 @@ class TLSLayer(Protocol):
         "_timeout",
         "_timer",
         "_tls",
-        "_wide",
         "_write_closed",
         "alpn",
         "connected",
@@ -204,7 +199,6 @@ class TLSLayer(Protocol):
         self._end_below = False  # the bytes below ended
         self._lost_below: Failure | None = None  # the connection below is gone, held bytes are not yet delivered
         self._reason: Failure | None = None  # what the protocol above will be told
-        self._wide = False
 
     def __repr__(self) -> str:
         return f"<TLSLayer {self._state.name} of {type(getattr(self, 'protocol', None)).__name__}>"
@@ -356,10 +350,10 @@ class TLSLayer(Protocol):
         """
         read, write = self._tls.read, self._incoming.write
         pieces: list[bytes] = []
-        size, given, end, feed = 0, 0, len(backlog), WIDE if self._wide else FEED
+        size, given, end = 0, 0, len(backlog)
         begins, last_header = -1, end - RECORD_HEADER  # where the next record does; -1: that is not known
         while size < DELIVERY:
-            until = given if begins < 0 and self._incoming.pending else given + feed
+            until = given if begins < 0 and self._incoming.pending else given + FEED
             if begins >= 0:
                 length = backlog[begins + 3] << 8 | backlog[begins + 4] if begins <= last_header else FEED
                 if length < FEED:
@@ -581,20 +575,12 @@ class TLSLayer(Protocol):
         self.transport.write(sealed)
 
     def _seal(self, data: memoryview) -> bytes:
-        """Encrypt record by record, or as many as may be, and join once; see :data:`FEED`."""
+        """Encrypt record by record, and join once; see :data:`FEED`."""
         pieces = []
-        size = WIDE if self._wide else RECORD
-        for at in range(0, len(data), size):
-            self._tls.write(data[at : at + size])
+        for at in range(0, len(data), RECORD):
+            self._tls.write(data[at : at + RECORD])
             pieces.append(self._outgoing.read())
         return b"".join(pieces)
-
-    def widen(self) -> None:
-        """Give OpenSSL more at once: faster in bulk, for 150 KiB of memory in each direction that are never given back.
-
-        For a connection that carries many others.
-        """
-        self._wide = True
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """One write of all the pieces."""

@@ -209,11 +209,7 @@ class TunnelProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """The connection is there: the first ping goes out after one interval."""
-        carrier = self._carrier()
-        carrier.registerProducer(self, True)
-        widen = getattr(carrier, "widen", None)  # of TLS
-        if widen is not None:
-            widen()
+        self._carrier().registerProducer(self, True)
         if self.accept is not None:
             self.accept.doStart()
         self._keepalive.start()

@@ -62,9 +62,10 @@ ACKNOWLEDGES = _QUICKACK is not None
 #: millisecond and a thread; a database that fails over to another address is found this much later at most.
 ADDRESS_SECONDS = 5.0
 
-#: Bytes read in one turn at most; one ``recv`` takes all that is there up to this.  With a record of TLS that had begun
-#: before, it stays below the 128 KiB from which on malloc may map and unmap each block.
-READ_SIZE = 114688
+#: Bytes read in one turn at most, of a peer that may be anybody, and of one that has shown who it is; one ``recv`` takes
+#: all that is there up to this.  With a record of TLS that had begun before, even the latter stays below the 128 KiB from
+#: which on malloc may map and unmap each block.
+FIRST_READ_SIZE, READ_SIZE = 65536, 114688
 
 if TYPE_CHECKING:
     _Base = tcp.Connection
@@ -74,6 +75,12 @@ else:
 
 class AtOnce(_Base):
     """What is common to both ends: writing at once, and reading with one call less."""
+
+    _read_size = FIRST_READ_SIZE
+
+    def settled(self) -> None:
+        """The peer has shown a certificate that verifies: more of it is read at once."""
+        self._read_size = READ_SIZE
 
     def _prepare(self) -> None:
         """Set the options of a socket that is connected."""
@@ -122,9 +129,9 @@ class AtOnce(_Base):
         self.write(b"".join(iovec))
 
     def doRead(self) -> Any:
-        """Read what is there, up to :data:`READ_SIZE`, and deliver it once."""
+        """Read what is there, up to :data:`FIRST_READ_SIZE` or :data:`READ_SIZE`, and deliver it once."""
         try:
-            data = self.socket.recv(READ_SIZE)
+            data = self.socket.recv(self._read_size)
         except BlockingIOError:
             return None
         except OSError:

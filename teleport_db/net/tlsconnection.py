@@ -263,6 +263,8 @@ class TLSLayer(Protocol):
         if self._state is not State.HANDSHAKE:
             return
         self._cancel_timer()
+        if self.peer_certificate is not None:
+            self._below("settled", None)  # of TCP
         self._state = State.OPEN
         connected, self._connected, self._check, self._failed = self._connected, None, None, None
         self._delivering = True

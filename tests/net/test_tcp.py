@@ -184,7 +184,7 @@ class Writing(Case):
         yield self.accepted[0].over
         self.assertEqual(hashlib.sha256(self.accepted[0].data).digest(), hashlib.sha256(b"".join(pieces)).digest())
         for chunk in self.accepted[0].chunks:
-            self.assertLessEqual(len(chunk), tcp.READ_SIZE)
+            self.assertLessEqual(len(chunk), tcp.FIRST_READ_SIZE)
 
     @inlineCallbacks
     def test_push_producer(self) -> Any:
@@ -484,6 +484,39 @@ class RealTLS(Case):
         yield self.accepted[0].over
         self.assertIsInstance(self.accepted[0].reason.value, ConnectionDone)
         self.assertIsInstance(client.reason.value, ConnectionDone)
+
+    @inlineCallbacks
+    def test_read_at_once(self) -> Any:
+        """More is read at once of who has shown a certificate, and of nobody else."""
+        reads: list[tuple[bool, int]] = []
+
+        def note(transport: Any) -> None:
+            received = transport.protocol.dataReceived
+
+            def noted(data: bytes) -> None:
+                reads.append((transport.protocol.peer_certificate is not None, len(data)))
+                received(data)
+
+            transport.protocol.dataReceived = noted
+
+        for clients in (False, True):
+            reads.clear()
+            port = self.listen(lambda: Waiting(enough=4_000_000), self.tls(clients=clients))
+            client = Waiting()
+            yield self.endpoint(port).connect(Factory.forProtocol(lambda client=client: client))  # type: ignore[arg-type]
+            client.transport.write(b"x")  # the server is there once it has this
+            yield self.until(lambda: self.accepted and self.accepted[-1].data)
+            server = self.accepted.pop()
+            note(server.transport.transport)
+            client.transport.write(bytes(4_000_000))
+            yield server.full
+            self.assertTrue(reads and all(known is clients for known, _ in reads))
+            most = tcp.READ_SIZE if clients else tcp.FIRST_READ_SIZE
+            self.assertLessEqual(max(size for _, size in reads), most)
+            self.assertEqual(server.transport.transport._read_size, most)
+            client.transport.loseConnection()
+            yield client.over
+            yield server.over
 
     @inlineCallbacks
     def test_stdlib_client(self) -> Any:

@@ -62,9 +62,9 @@ ACKNOWLEDGES = _QUICKACK is not None
 #: millisecond and a thread; a database that fails over to another address is found this much later at most.
 ADDRESS_SECONDS = 5.0
 
-#: Bytes read in one turn at most, of a peer that may be anybody, and of one that has shown who it is; one ``recv`` takes
-#: all that is there up to this.  With a record of TLS that had begun before, even the latter stays below the 128 KiB from
-#: which on malloc may map and unmap each block.
+#: Bytes read in one turn at most, of a peer that may be anybody, and of one that has shown who it is; one ``recv``
+#: takes all that is there up to this.  With a record of TLS that had begun before, even the latter stays below the
+#: 128 KiB from which on malloc may map and unmap each block.
 FIRST_READ_SIZE, READ_SIZE = 65536, 114688
 
 if TYPE_CHECKING:

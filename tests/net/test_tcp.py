@@ -501,12 +501,12 @@ class RealTLS(Case):
 
         for clients in (False, True):
             reads.clear()
-            port = self.listen(lambda: Waiting(enough=4_000_000), self.tls(clients=clients))
-            client = Waiting()
+            port = self.listen(lambda: Waiting(enough=4_000_000, on_data=echo), self.tls(clients=clients))
+            client = Waiting(enough=1)
             yield self.endpoint(port).connect(Factory.forProtocol(lambda client=client: client))  # type: ignore[arg-type]
-            client.transport.write(b"x")  # the server is there once it has this
-            yield self.until(lambda: self.accepted and self.accepted[-1].data)
-            server = self.accepted.pop()
+            client.transport.write(b"x")
+            yield client.full
+            server = self.accepted[0]
             note(server.transport.transport)
             client.transport.write(bytes(4_000_000))
             yield server.full

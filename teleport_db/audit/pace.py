@@ -38,7 +38,6 @@ QUIET = 1.0
 #: Seconds of the longest rest, so that there is some pace however slow the machine is.
 LONGEST = 2.0
 
-
 #: Seconds of a breath: enough for another thread to wake up.
 BREATH = 0.0001
 

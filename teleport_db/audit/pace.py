@@ -41,6 +41,9 @@ LONGEST = 2.0
 #: Seconds of a breath: enough for another thread to wake up.
 BREATH = 0.0001
 
+#: Seconds of work that need no rest while the log does not grow.
+BIT = 0.0004
+
 
 class Growth:
     """Whether the log grows.
@@ -71,7 +74,7 @@ class Leisurely:
     :param step: does some bits of it in the thread, :meth:`rest` behind each; seconds after which the next step is due,
         None when all is done.
     :param times: how many times as long as a bit took the rest behind it is while the log grows; called in the thread.
-    :param least: seconds of a rest at any time: enough for another thread to wake up.
+    :param least: seconds of a rest behind any work of :data:`BIT` at any time.
     :param failed: told why a step was the last one until :meth:`notify` is called.
     :param elapsed: seconds of a clock that only goes forward, called in the thread.
     :param wait: waits so many seconds in the thread; without it, less when something is urgent.
@@ -156,6 +159,8 @@ class Leisurely:
         rest, took = self._least, self.elapsed() - self._begun
         if self._growth:
             rest = max(rest, min(LONGEST, took * self._times()))
+        elif took < BIT:
+            return not self._hurry.is_set()
         if rest and not self._hurry.is_set():
             self.wait(rest)
         self._begun = self.elapsed()

@@ -123,7 +123,10 @@ def _events(text: str, source: str) -> Iterator[yaml.Event]:
         where = f" (column {mark.column + 1})" if mark else ""
         said = ", ".join(part for part in (error.context, error.problem) if part)
         line = mark.line + 1 if mark else 0
-        raise ConfigError(f"not YAML: {said}{where}", source=source, line=line) from None
+        # libyaml looks ahead, and from 0.2.6 on gives up at a depth of its own, a thousand, before it tells of ours.
+        deep = "nesting depth" in (error.problem or "")
+        words = f"nested more than {DEPTH_LIMIT} deep" if deep else f"not YAML: {said}"
+        raise ConfigError(f"{words}{where}", source=source, line=line) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"not YAML: {str(error).splitlines()[0]}", source=source) from None
     finally:

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.api.client import APIClient
+from teleport_db.api.client import APIClient, Pieces
 from teleport_db.errors import AuthenticationFailed, BadRequest, NotFound
 from teleport_db.proxy.pages import Pages
 from teleport_db.proxy.web import web_resource, web_site
@@ -49,12 +49,12 @@ class FakeAPI:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | bytes | None = None,
+        body: Mapping[str, Any] | bytes | Pieces | None = None,
         query: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
     ) -> Deferred[dict[str, Any]]:
-        assert not isinstance(body, bytes), "the web sends objects"
+        assert not isinstance(body, (bytes, Pieces)), "the web sends objects"
         self.calls.append((method, path, body))
         return Deferred.fromCoroutine(self._call(method, path, body))
 

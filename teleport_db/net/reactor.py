@@ -51,10 +51,8 @@ class Reactor(EPollReactor):
 
     def doPoll(self, timeout: float | None) -> None:
         """Wait for events, up to ``timeout`` seconds, and hand them on."""
-        if self._ending:  # of a timed call, or a call from another thread
-            self._end_turn()
-            if self._ending:
-                timeout = 0.0
+        if self._ending:  # asked for by a timed call, from another thread, or at the end of the turn before
+            timeout = 0.0
         try:
             events = self._poller.poll(-1 if timeout is None else timeout, len(self._selectables))
         except InterruptedError:

@@ -51,7 +51,7 @@ class Reactor(EPollReactor):
 
     def doPoll(self, timeout: float | None) -> None:
         """Wait for events, up to ``timeout`` seconds, and hand them on."""
-        if self._ending:  # asked for by a timed call, from another thread, or at the end of the turn before
+        if self._ending:  # asked for by a call that was timed or came from a thread, or as the last turn ended
             timeout = 0.0
         try:
             events = self._poller.poll(-1 if timeout is None else timeout, len(self._selectables))

@@ -629,49 +629,118 @@ put_time(text_writer *writer, double now)
     PUT(writer, "Z");
 }
 
+/* What the arguments of all three begin with. */
+typedef struct {
+    unsigned long long ei, id;
+    double now;
+    text_t uid;
+} about_t;
+
+/* 0, or -1 with an exception. */
+static int
+get_number(PyObject *given, unsigned long long *number)
+{
+    *number = PyLong_AsUnsignedLongLongMask(given);
+    return *number == (unsigned long long)-1 && PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+get_seconds(PyObject *given, double *seconds)
+{
+    *seconds = PyFloat_AsDouble(given);
+    return *seconds == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+get_bytes(PyObject *given, text_t *text)
+{
+    char *bytes;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(given, &bytes, &size) < 0)
+        return -1;
+    text->begin = (at_t)bytes;
+    text->end = text->begin + size;
+    return 0;
+}
+
+static int
+get_text(PyObject *given, text_t *text)
+{
+    Py_ssize_t size;
+    const char *utf8 = PyUnicode_AsUTF8AndSize(given, &size);
+    if (utf8 == NULL)
+        return -1;
+    text->begin = (at_t)utf8;
+    text->end = text->begin + size;
+    return 0;
+}
+
+/* There are to be so many arguments, and the first four are ei, uid, now and id: 0, or -1 with an exception. */
+static int
+get_about(PyObject *const *given, Py_ssize_t count, Py_ssize_t expected, about_t *about)
+{
+    if (count != expected) {
+        PyErr_Format(PyExc_TypeError, "%zd arguments, not %zd", expected, count);
+        return -1;
+    }
+    if (get_number(given[0], &about->ei) < 0 || get_text(given[1], &about->uid) < 0 ||
+        get_seconds(given[2], &about->now) < 0 || get_number(given[3], &about->id) < 0)
+        return -1;
+    return 0;
+}
+
+static Py_ssize_t
+size_of(text_t text)
+{
+    return text.end - text.begin;
+}
+
+static void
+put_text(text_writer *writer, text_t text)
+{
+    put(writer, (const char *)text.begin, (size_t)size_of(text));
+}
+
 /* What each event begins with, 160 bytes and the id at most. */
 #define BEGINNING 160
 
 static void
-put_beginning(text_writer *writer, int result, unsigned long long ei, const char *uid, Py_ssize_t uid_size, double now,
-              unsigned long long id)
+put_beginning(text_writer *writer, int result, const about_t *about)
 {
     PUT(writer, "{\"ei\":");
-    put_number(writer, ei, 1);
+    put_number(writer, about->ei, 1);
     if (result)
         PUT(writer, ",\"event\":\"db.session.result\",\"uid\":\"");
     else
         PUT(writer, ",\"event\":\"db.session.query\",\"uid\":\"");
-    put(writer, uid, uid_size);
+    put_text(writer, about->uid);
     if (result)
         PUT(writer, "\",\"code\":\"TDB10I\",\"time\":\"");
     else
         PUT(writer, "\",\"code\":\"TDB02I\",\"time\":\"");
-    put_time(writer, now);
+    put_time(writer, about->now);
     PUT(writer, "\",\"statement_id\":");
-    put_number(writer, id, 1);
+    put_number(writer, about->id, 1);
 }
 
-static PyObject *
-query_event(PyObject *module, PyObject *arguments)
+/* Bytes that put_values() takes at most; -1 with an exception: it is no tuple of bytes and None. */
+static Py_ssize_t
+values_room(PyObject *values)
 {
-    unsigned long long ei, id;
-    double now;
-    const char *uid, *sql, *tail;
-    Py_ssize_t uid_size, sql_size, tail_size;
-    text_writer writer;
-    if (!PyArg_ParseTuple(arguments, "Ks#dKy#y#:query_event", &ei, &uid, &uid_size, &now, &id, &sql, &sql_size, &tail,
-                          &tail_size) ||
-        open_writer(&writer, BEGINNING + uid_size + 6 * sql_size + 16 + tail_size) < 0)
-        return NULL;
-    put_beginning(&writer, 0, ei, uid, uid_size, now, id);
-    PUT(&writer, ",\"db_query\":");
-    if (!put_quoted(&writer, sql, sql_size)) {
-        close_writer(&writer);
-        Py_RETURN_NONE;
+    if (!PyTuple_Check(values)) {
+        PyErr_SetString(PyExc_TypeError, "values are a tuple");
+        return -1;
     }
-    put(&writer, tail, tail_size);
-    return written(&writer);
+    Py_ssize_t count = PyTuple_Size(values), room = 32;
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *value = PyTuple_GetItem(values, at);
+        if (value != Py_None && !PyBytes_Check(value)) {
+            PyErr_SetString(PyExc_TypeError, "a value is bytes or None");
+            return -1;
+        }
+        room += value == Py_None ? 8 : 6 * PyBytes_Size(value) + 8;
+    }
+    return room;
 }
 
 /* 0: one of them is no UTF-8. */
@@ -679,6 +748,8 @@ static int
 put_values(text_writer *writer, PyObject *values)
 {
     Py_ssize_t count = PyTuple_Size(values);
+    if (count == 0)
+        return 1;
     PUT(writer, ",\"db_query_parameters\":[");
     for (Py_ssize_t at = 0; at < count; at++) {
         PyObject *value = PyTuple_GetItem(values, at);
@@ -693,37 +764,51 @@ put_values(text_writer *writer, PyObject *values)
     return 1;
 }
 
+/* `sql`, or where that is NULL the fields in `pieces`, then values. */
 static PyObject *
-bound_event(PyObject *module, PyObject *arguments)
+begun_event(const about_t *about, text_t *sql, text_t *pieces, PyObject *values, text_t tail)
 {
-    unsigned long long ei, id;
-    double now;
-    const char *uid, *pieces, *tail;
-    Py_ssize_t uid_size, pieces_size, tail_size, most = 32;
-    PyObject *values;
     text_writer writer;
-    if (!PyArg_ParseTuple(arguments, "Ks#dKs#O!y#:bound_event", &ei, &uid, &uid_size, &now, &id, &pieces, &pieces_size,
-                          &PyTuple_Type, &values, &tail, &tail_size))
+    Py_ssize_t room = values_room(values);
+    if (room < 0)
         return NULL;
-    for (Py_ssize_t at = 0; at < PyTuple_Size(values); at++) {
-        PyObject *value = PyTuple_GetItem(values, at);
-        if (value != Py_None && !PyBytes_Check(value)) {
-            PyErr_SetString(PyExc_TypeError, "a value is bytes or None");
-            return NULL;
-        }
-        most += value == Py_None ? 8 : 6 * PyBytes_Size(value) + 8;
+    room += sql != NULL ? 6 * size_of(*sql) + 16 : size_of(*pieces) + 1;
+    if (open_writer(&writer, BEGINNING + size_of(about->uid) + room + size_of(tail)) < 0)
+        return NULL;
+    put_beginning(&writer, 0, about);
+    if (sql != NULL)
+        PUT(&writer, ",\"db_query\":");
+    else {
+        PUT(&writer, ",");
+        put_text(&writer, *pieces);
     }
-    if (open_writer(&writer, BEGINNING + uid_size + pieces_size + most + tail_size) < 0)
-        return NULL;
-    put_beginning(&writer, 0, ei, uid, uid_size, now, id);
-    PUT(&writer, ",");
-    put(&writer, pieces, pieces_size);
-    if (PyTuple_Size(values) && !put_values(&writer, values)) {
+    if ((sql != NULL && !put_quoted(&writer, (const char *)sql->begin, size_of(*sql))) ||
+        !put_values(&writer, values)) {
         close_writer(&writer);
         Py_RETURN_NONE;
     }
-    put(&writer, tail, tail_size);
+    put_text(&writer, tail);
     return written(&writer);
+}
+
+static PyObject *
+query_event(PyObject *module, PyObject *const *given, Py_ssize_t count)
+{
+    about_t about;
+    text_t sql, tail;
+    if (get_about(given, count, 7, &about) < 0 || get_bytes(given[4], &sql) < 0 || get_bytes(given[6], &tail) < 0)
+        return NULL;
+    return begun_event(&about, &sql, NULL, given[5], tail);
+}
+
+static PyObject *
+bound_event(PyObject *module, PyObject *const *given, Py_ssize_t count)
+{
+    about_t about;
+    text_t pieces, tail;
+    if (get_about(given, count, 7, &about) < 0 || get_text(given[4], &pieces) < 0 || get_bytes(given[6], &tail) < 0)
+        return NULL;
+    return begun_event(&about, NULL, &pieces, given[5], tail);
 }
 
 /* Milliseconds with what is needed of three decimals, and one at least. */
@@ -743,18 +828,19 @@ put_duration(text_writer *writer, double seconds)
 }
 
 static PyObject *
-result_event(PyObject *module, PyObject *arguments)
+result_event(PyObject *module, PyObject *const *given, Py_ssize_t count)
 {
-    unsigned long long ei, id, affected, rows, sent, received;
-    double now, duration;
-    const char *uid, *tag, *tail;
-    Py_ssize_t uid_size, tag_size, tail_size;
+    about_t about;
+    unsigned long long affected, rows, sent, received;
+    double duration;
+    text_t tag, tail;
     text_writer writer;
-    if (!PyArg_ParseTuple(arguments, "Ks#dKKKKKdy#y#:result_event", &ei, &uid, &uid_size, &now, &id, &affected, &rows,
-                          &sent, &received, &duration, &tag, &tag_size, &tail, &tail_size) ||
-        open_writer(&writer, BEGINNING + uid_size + 256 + 6 * tag_size + tail_size) < 0)
+    if (get_about(given, count, 11, &about) < 0 || get_number(given[4], &affected) < 0 ||
+        get_number(given[5], &rows) < 0 || get_number(given[6], &sent) < 0 || get_number(given[7], &received) < 0 ||
+        get_seconds(given[8], &duration) < 0 || get_bytes(given[9], &tag) < 0 || get_bytes(given[10], &tail) < 0 ||
+        open_writer(&writer, BEGINNING + size_of(about.uid) + 256 + 6 * size_of(tag) + size_of(tail)) < 0)
         return NULL;
-    put_beginning(&writer, 1, ei, uid, uid_size, now, id);
+    put_beginning(&writer, 1, &about);
     PUT(&writer, ",\"success\":true,\"affected_records\":");
     put_number(&writer, affected, 1);
     PUT(&writer, ",\"rows\":");
@@ -766,11 +852,11 @@ result_event(PyObject *module, PyObject *arguments)
     PUT(&writer, ",\"duration_ms\":");
     put_duration(&writer, duration);
     PUT(&writer, ",\"command_tag\":");
-    if (!put_quoted(&writer, tag, tag_size)) {
+    if (!put_quoted(&writer, (const char *)tag.begin, size_of(tag))) {
         close_writer(&writer);
         Py_RETURN_NONE;
     }
-    put(&writer, tail, tail_size);
+    put_text(&writer, tail);
     return written(&writer);
 }
 
@@ -859,18 +945,19 @@ chain_run(PyObject *module, PyObject *arguments)
 
 /* ---- Words that SQL may have ---- */
 
+static unsigned char lower_case[256]; /* as bytes.lower() has it */
+static unsigned char begins_word[256];
+static const char *const words[] = {"prepare", "declare", "deallocate", "pass", "secret", "token", "://", "u&"};
+
 static int
-has_word(const char *sql, Py_ssize_t size)
+has_word(at_t in, Py_ssize_t size)
 {
-    static const char *const words[] = {"prepare", "declare", "deallocate", "pass", "secret", "token", "://", "u&"};
-    for (Py_ssize_t at = 0; at < size; at++) {
-        /* Letters have their bit 5 set in lower case, and so have the signs that are looked for. */
-        char first = sql[at] | 0x20;
-        if (first != 'p' && first != 'd' && first != 's' && first != 't' && first != ':' && first != 'u')
+    for (at_t end = in + size; in < end; in++) {
+        if (!begins_word[*in])
             continue;
         for (size_t word = 0; word < sizeof words / sizeof *words; word++) {
             Py_ssize_t same = 0;
-            while (words[word][same] != 0 && at + same < size && (sql[at + same] | 0x20) == words[word][same])
+            while (words[word][same] != 0 && in + same < end && lower_case[in[same]] == words[word][same])
                 same++;
             if (words[word][same] == 0)
                 return 1;
@@ -886,7 +973,7 @@ mentions(PyObject *module, PyObject *given)
     Py_ssize_t size;
     if (PyBytes_AsStringAndSize(given, &sql, &size) < 0)
         return NULL;
-    return PyBool_FromLong(has_word(sql, size));
+    return PyBool_FromLong(has_word((at_t)sql, size));
 }
 
 /* ---- The common exchanges ---- */
@@ -903,9 +990,160 @@ query_text(PyObject *module, PyObject *given)
     if (size <= HEADER_SIZE || *chunk != 'Q' ||
         ((unsigned long long)header[1] << 24 | header[2] << 16 | header[3] << 8 | header[4]) + 1 !=
             (unsigned long long)size ||
-        memchr(sql, 0, size - HEADER_SIZE) != last || has_word(sql, last - sql))
+        memchr(sql, 0, size - HEADER_SIZE) != last || has_word((at_t)sql, last - sql))
         Py_RETURN_NONE;
     return PyBytes_FromStringAndSize(sql, last - sql);
+}
+
+static uint32_t
+number32(at_t in)
+{
+    return (uint32_t)in[0] << 24 | (uint32_t)in[1] << 16 | (uint32_t)in[2] << 8 | in[3];
+}
+
+static Py_ssize_t
+number16(at_t in)
+{
+    return in[0] << 8 | in[1];
+}
+
+/* Behind the message of this type that begins here and has a body; NULL: there is none, or not all of it before `end`. */
+static at_t
+message_end(at_t in, at_t end, char type)
+{
+    if (end - in <= HEADER_SIZE || *in != type)
+        return NULL;
+    uint32_t length = number32(in + 1);
+    return length < HEADER_SIZE || length > (size_t)(end - in) - 1 ? NULL : in + 1 + length;
+}
+
+/* A Parse of the unnamed statement, perhaps, and a Bind of the unnamed portal. */
+typedef struct {
+    text_t sql, statement; /* `sql` is NULL without a Parse */
+    at_t types, formats, values;
+    Py_ssize_t type_count, format_count, value_count;
+} bound_t;
+
+/* Behind so many items of so many bytes, which a count stands before; NULL: they are not all before `end`. */
+static at_t
+counted(at_t in, at_t end, Py_ssize_t size, Py_ssize_t *count, at_t *items)
+{
+    if (end - in < 2)
+        return NULL;
+    *count = number16(in);
+    *items = in + 2;
+    return (end - *items) / size < *count ? NULL : *items + *count * size;
+}
+
+/* 0: the body between these is not that of such a Parse. */
+static int
+read_parse(bound_t *bound, at_t in, at_t end)
+{
+    if (*in++ != 0)
+        return 0;
+    bound->sql.begin = in;
+    bound->sql.end = memchr(in, 0, end - in);
+    return bound->sql.end != NULL &&
+           counted(bound->sql.end + 1, end, 4, &bound->type_count, &bound->types) == end;
+}
+
+/* 0: the body between these is not that of such a Bind. */
+static int
+read_bind(bound_t *bound, at_t in, at_t end)
+{
+    Py_ssize_t results;
+    at_t codes;
+    if (*in++ != 0)
+        return 0;
+    bound->statement.begin = in;
+    bound->statement.end = memchr(in, 0, end - in);
+    if (bound->statement.end == NULL ||
+        (in = counted(bound->statement.end + 1, end, 2, &bound->format_count, &bound->formats)) == NULL ||
+        counted(in, end, 1, &bound->value_count, &bound->values) == NULL)
+        return 0;
+    in = bound->values;
+    for (Py_ssize_t at = 0; at < bound->value_count; at++) {
+        if (end - in < 4)
+            return 0;
+        uint32_t length = number32(in);
+        in += 4;
+        if (length == 0xffffffff)
+            continue; /* NULL */
+        if (length > (size_t)(end - in))
+            return 0;
+        in += length;
+    }
+    return counted(in, end, 2, &results, &codes) == end;
+}
+
+/* A tuple of numbers of so many bytes. */
+static PyObject *
+number_tuple(at_t in, Py_ssize_t count, int size)
+{
+    PyObject *made = PyTuple_New(count);
+    for (Py_ssize_t at = 0; made != NULL && at < count; at++, in += size) {
+        PyObject *number = PyLong_FromUnsignedLong(size == 4 ? number32(in) : (uint32_t)number16(in));
+        if (number == NULL || PyTuple_SetItem(made, at, number) < 0)
+            Py_CLEAR(made);
+    }
+    return made;
+}
+
+static PyObject *
+value_tuple(at_t in, Py_ssize_t count)
+{
+    PyObject *made = PyTuple_New(count);
+    for (Py_ssize_t at = 0; made != NULL && at < count; at++) {
+        uint32_t length = number32(in);
+        PyObject *value = NULL;
+        in += 4;
+        if (length == 0xffffffff) {
+            Py_INCREF(Py_None);
+            value = Py_None;
+        } else {
+            value = PyBytes_FromStringAndSize((const char *)in, length);
+            in += length;
+        }
+        if (value == NULL || PyTuple_SetItem(made, at, value) < 0)
+            Py_CLEAR(made);
+    }
+    return made;
+}
+
+static int
+all_zero(at_t in, Py_ssize_t size)
+{
+    while (size > 0 && in[size - 1] == 0)
+        size--;
+    return size == 0;
+}
+
+static PyObject *
+bound(PyObject *module, PyObject *given)
+{
+    static const char behind[] = "D\0\0\0\6P\0E\0\0\0\11\0\0\0\0\0S\0\0\0\4";
+    const Py_ssize_t behind_size = sizeof behind - 1;
+    char *chunk;
+    Py_ssize_t size;
+    bound_t found = {.sql = {NULL, NULL}};
+    if (PyBytes_AsStringAndSize(given, &chunk, &size) < 0)
+        return NULL;
+    at_t in = (at_t)chunk, end = in + size - behind_size, next;
+    if (size <= behind_size || memcmp(end, behind, behind_size) != 0)
+        Py_RETURN_NONE;
+    if ((next = message_end(in, end, 'P')) != NULL) {
+        if (!read_parse(&found, in + HEADER_SIZE, next))
+            Py_RETURN_NONE;
+        in = next;
+    }
+    if (message_end(in, end, 'B') != end || !read_bind(&found, in + HEADER_SIZE, end) ||
+        (found.sql.begin != NULL && found.statement.begin != found.statement.end) || has_word((at_t)chunk, size))
+        Py_RETURN_NONE;
+    if (all_zero(found.formats, 2 * found.format_count))
+        found.format_count = 0;
+    return Py_BuildValue("(y#NNy#N)", TEXT(found.statement), number_tuple(found.formats, found.format_count, 2),
+                         value_tuple(found.values, found.value_count), TEXT(found.sql),
+                         number_tuple(found.types, found.type_count, 4));
 }
 
 typedef struct {
@@ -1023,18 +1261,23 @@ uuids(PyObject *module, PyObject *given)
     return found;
 }
 
+/* A function that takes its arguments as they lie on the stack. */
+#define FAST(function) (PyCFunction)(void (*)(void))(function)
+
 static PyMethodDef methods[] = {
     {"walk", walk, METH_VARARGS, "walk(data, left, rows, size): see teleport_db.pgwire.walk.walk"},
     {"split", split, METH_VARARGS, "split(content, most): see teleport_db.audit.shipped.split"},
     {"chain_run", chain_run, METH_VARARGS,
      "chain_run(head, first, content, places, begin, end, chain): see teleport_db.audit.logfile"},
     {"whole", whole, METH_VARARGS, "whole(data, first, most): see teleport_db.audit.spooled"},
-    {"query_event", query_event, METH_VARARGS, "query_event(ei, uid, now, id, sql, tail): see teleport_db.audit.exchange"},
-    {"bound_event", bound_event, METH_VARARGS, "bound_event(ei, uid, now, id, pieces, values, tail): likewise"},
-    {"result_event", result_event, METH_VARARGS,
+    {"query_event", FAST(query_event), METH_FASTCALL,
+     "query_event(ei, uid, now, id, sql, values, tail): see teleport_db.audit.exchange"},
+    {"bound_event", FAST(bound_event), METH_FASTCALL, "bound_event(ei, uid, now, id, pieces, values, tail): likewise"},
+    {"result_event", FAST(result_event), METH_FASTCALL,
      "result_event(ei, uid, now, id, affected, rows, sent, received, duration, tag, tail): likewise"},
     {"mentions", mentions, METH_O, "mentions(sql): see teleport_db.pgwire.words"},
     {"query_text", query_text, METH_O, "query_text(chunk): see teleport_db.pgwire.simple"},
+    {"bound", bound, METH_O, "bound(chunk): likewise"},
     {"ending", ending, METH_VARARGS, "ending(answers, asked): likewise"},
     {"uuids", uuids, METH_O, "uuids(random): see teleport_db.audit.uids"},
     {NULL, NULL, 0, NULL},
@@ -1061,6 +1304,11 @@ PyInit__speed(void)
         return NULL;
     for (int byte = ' '; byte < 0x80; byte++)
         plain[byte] = byte != '"' && byte != '\\';
+    for (int byte = 0; byte < 256; byte++)
+        lower_case[byte] = (unsigned char)(byte >= 'A' && byte <= 'Z' ? byte | 0x20 : byte);
+    for (int byte = 0; byte < 256; byte++)
+        for (size_t word = 0; word < sizeof words / sizeof *words; word++)
+            begins_word[byte] |= lower_case[byte] == (unsigned char)*words[word];
     for (int type = 0; type < 256; type++)
         kept[type] = -1;
     for (const char *type = "123sITnGHWV"; *type; type++)

@@ -33,19 +33,24 @@ __all__ = [
 # ruff: noqa: PLR0917
 
 
-def pure_query_event(ei: int, uid: str, now: float, id: int, sql: bytes, tail: bytes) -> bytes | None:
-    """A Query that is about to run; None when its text is no UTF-8."""
+def pure_query_event(
+    ei: int, uid: str, now: float, id: int, sql: bytes, values: Sequence[bytes | None], tail: bytes
+) -> bytes | None:
+    """A Query that is about to run, or the unnamed statement; None when its text or a value is no UTF-8.
+
+    :param values: of its parameters, as text; a tuple.
+    """
     try:
         text = quote(sql.decode())
     except UnicodeDecodeError:
         return None
-    return _begun(ei, uid, now, id, f'"db_query":{text}', tail)
+    return pure_bound_event(ei, uid, now, id, f'"db_query":{text}', values, tail)
 
 
 def pure_bound_event(
     ei: int, uid: str, now: float, id: int, pieces: str, values: Sequence[bytes | None], tail: bytes
 ) -> bytes | None:
-    """A Bind that is about to run; None when a value is no UTF-8.
+    """A named statement that is about to run; None when a value is no UTF-8.
 
     :param pieces: the fields of its statement, as JSON.
     :param values: of its parameters, as text; a tuple.
@@ -56,10 +61,6 @@ def pure_bound_event(
         except UnicodeDecodeError:
             return None
         pieces = f'{pieces},"db_query_parameters":[{",".join(shown)}]'
-    return _begun(ei, uid, now, id, pieces, tail)
-
-
-def _begun(ei: int, uid: str, now: float, id: int, pieces: str, tail: bytes) -> bytes:
     head = f'{{"ei":{ei},"event":"db.session.query","uid":"{uid}","code":"TDB02I","time":"{timestamp(now)}",'
     return f'{head}"statement_id":{id},{pieces}'.encode("ascii") + tail
 

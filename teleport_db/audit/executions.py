@@ -12,6 +12,7 @@ are made once.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from teleport_db.audit.codes import CODES, FAILURE_CODES
 from teleport_db.audit.events import EncodedEvent, SessionEvents, list_fields, text_fields
 from teleport_db.audit.exchange import bound_event, milliseconds, query_event, result_event
 from teleport_db.audit.redaction import STARS, redact
-from teleport_db.pgwire.prepared import CommitFailed, Execution, Portal, Recorded, Refused
+from teleport_db.pgwire.prepared import CommitFailed, Execution, Portal, Prepared, Recorded, Refused
 
 QUERY, RESULT = "db.session.query", "db.session.result"
 
@@ -48,13 +49,21 @@ class ExecutionEvents(SessionEvents):
 
     def begun(self, now: float, one: Execution) -> bytes:
         """The same as :meth:`execution` of an exchange that :class:`~teleport_db.pgwire.express.Express` follows."""
-        sql, portal, made = one.sql, one.portal, None
-        if sql is not None:
-            made = query_event(self._next, self._new_uid(), now, one.id, sql, self._ending)
-        elif portal is not None and portal.prepared is not None and portal.bind is not None and not portal.bind.formats:
-            pieces = (portal.prepared.encoded or _statement(portal))[:-1]
-            values = portal.bind.parameters if self.parameters else ()
+        sql, bound, pieces = one.sql, one.bound, ""
+        values: Sequence[bytes | None] = ()
+        if bound is not None:
+            statement, formats, values, sql, _ = bound
+            if not self.parameters:
+                values = ()
+            elif formats:  # not all of them are text
+                return self.execution(now, one).json.encode("ascii")
+            if sql is None:
+                assert one.prepared is not None
+                pieces = one.prepared.encoded or _statement(statement, one.prepared)
+        if sql is None:
             made = bound_event(self._next, self._new_uid(), now, one.id, pieces, values, self._ending)
+        else:
+            made = query_event(self._next, self._new_uid(), now, one.id, sql, values, self._ending)
         if made is None:
             return self.execution(now, one).json.encode("ascii")
         self._next += 1
@@ -78,7 +87,7 @@ class ExecutionEvents(SessionEvents):
         elif one.function is not None:
             pieces = self._call(one)
         else:
-            pieces = self._portal(one)
+            pieces = self._portal(one, one.portal if one.bound is None else one.bound_portal())
         begin = self._begin(now, QUERY, "TDB02I")
         return EncodedEvent(f'{begin}"statement_id":{one.id},{pieces[:-1]}{self._tail}')
 
@@ -91,8 +100,8 @@ class ExecutionEvents(SessionEvents):
             fields |= list_fields("db_query_parameters", function.arguments, function.formats)
         return _pieces(fields)
 
-    def _portal(self, one: Execution) -> str:
-        portal, fields = one.portal, {}
+    def _portal(self, one: Execution, portal: Portal | None) -> str:
+        fields: dict[str, Any] = {}
         if one.portal_name:
             fields = text_fields("portal_name", one.portal_name)
         if one.limit:
@@ -101,7 +110,7 @@ class ExecutionEvents(SessionEvents):
             fields["db_query_doubtful"] = True
         if portal is None:
             return '"db_query":"",' + (_pieces(fields) if fields else "")
-        pieces = _statement(portal)
+        pieces = _statement(portal.statement, portal.prepared) + ","
         if portal.number:
             fields["bound_as"] = portal.number
         elif self.parameters and portal.bind is not None and portal.bind.parameters:
@@ -165,9 +174,8 @@ def _unusual(one: Execution) -> dict[str, Any]:
     return fields
 
 
-def _statement(portal: Portal) -> str:
-    """Text and name of a portal's statement."""
-    prepared = portal.prepared
+def _statement(name: bytes, prepared: Prepared | None) -> str:
+    """Text and name of a statement: ``"db_query":...,"statement_name":...``"""
     if prepared is not None and prepared.encoded is not None:
         return prepared.encoded
     if prepared is None:
@@ -183,10 +191,11 @@ def _statement(portal: Portal) -> str:
         )
     else:
         pieces = _text(prepared.sql)
-    if portal.statement:
-        pieces += _pieces(text_fields("statement_name", portal.statement))
-        if prepared is not None and len(pieces) <= MAX_ENCODED:
-            prepared.encoded = pieces
+    if name:
+        pieces += _pieces(text_fields("statement_name", name))
+    pieces = pieces[:-1]
+    if prepared is not None and len(pieces) <= MAX_ENCODED:
+        prepared.encoded = pieces
     return pieces
 
 

@@ -167,7 +167,7 @@ class SessionRecord:
         one.started = self._monotonic()
         events = self._made or self._events
         event = events.begun(self._clock.seconds(), one)
-        one.sql = one.portal = None
+        one.sql = None  # it may be long until it is done
         try:
             self._append_one(event)
         except BaseException:

@@ -19,21 +19,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from teleport_db.pgwire.executions import Executions
-from teleport_db.pgwire.messages import HEADER, HEADER_SIZE, message
+from teleport_db.pgwire.messages import HEADER_SIZE
 from teleport_db.pgwire.messages import SYNC as SYNC_MESSAGE
 from teleport_db.pgwire.names import Owed
-from teleport_db.pgwire.prepared import DESCRIBE, EXECUTE, QUERY, SYNC, Execution, Portal, Prepared
-from teleport_db.pgwire.simple import BOUND, PARSED, QUERIED, ending, query_text
-from teleport_db.pgwire.statements import Bind, FrontendMessage, Unreadable, decode_bind, decode_parse
+from teleport_db.pgwire.prepared import DESCRIBE, EXECUTE, QUERY, SYNC, Execution, Prepared
+from teleport_db.pgwire.simple import BOUND, PARSED, QUERIED, bound, ending, query_text
+from teleport_db.pgwire.statements import Bound, FrontendMessage
 from teleport_db.pgwire.walk import Answer
-from teleport_db.pgwire.words import mentions
 
 #: Bytes of a chunk that is looked at.
 MAX_CHUNK: Final = 16384
 
-_PARSE, _BIND = ord("P"), ord("B")
-#: What follows the Bind.
-_BEHIND = message(b"D", b"P\0") + message(b"E", b"\0\0\0\0\0") + SYNC_MESSAGE
+_QUERY = ord("Q")
 
 
 class Express(Executions):
@@ -44,7 +41,7 @@ class Express(Executions):
     def __init__(self, *, messages: bool = False) -> None:
         super().__init__(messages=messages)
         self._alone = not messages
-        self._waiting: tuple[Execution, Bind, Prepared, bool] | None = None
+        self._waiting: Execution | None = None
 
     @property
     def idle(self) -> bool:
@@ -54,7 +51,7 @@ class Express(Executions):
     def begun(self, chunk: bytes, base: int) -> Execution | None:
         """What the client begins with a chunk behind a whole message; None when it takes the long way.
 
-        Its :attr:`Execution.sql`, or `portal`, is to be recorded before the chunk goes on.
+        Its :attr:`Execution.sql`, or `bound`, is to be recorded before the chunk goes on.
 
         :param base: bytes that the client has sent before.
         """
@@ -63,57 +60,37 @@ class Express(Executions):
             return None
         if self._doubt or self._skipping or self.done:
             return None
+        if chunk[0] != _QUERY:
+            found = bound(chunk)
+            return None if found is None else self._bind_begun(found, base + size)
         sql = query_text(chunk)
-        if sql is not None:
-            one = self._one(QUERY, base + size - self._ended, base + size)
-            one.sql = sql
-            self.owed.append(one)
-            return one
-        kind, length = HEADER.unpack_from(chunk)
-        if kind == _BIND:
-            return self._bind_begun(chunk, 0, base)
-        return self._parse_begun(chunk, length + 1, base) if kind == _PARSE and length < size else None
+        if sql is None:
+            return None
+        one = self._one(QUERY, base + size - self._ended, base + size)
+        one.sql = sql
+        self.owed.append(one)
+        return one
 
     def _one(self, kind: int, sent: int, end: int) -> Execution:
         self.last_id += 1
         self._end = self._ended = end
         return Execution(kind, self.last_id, sent)
 
-    def _parse_begun(self, chunk: bytes, end: int, base: int) -> Execution | None:
-        if chunk[HEADER_SIZE] or not chunk.endswith(_BEHIND):
-            return None
+    def _bind_begun(self, found: Bound, end: int) -> Execution | None:
+        statement, _, _, sql, _ = found
         names = self.names
-        try:
-            parse = decode_parse(chunk, HEADER_SIZE, end)
-        except Unreadable:
+        statements, prepared = names.statements, None
+        if statements.pending:
             return None
-        prepared = Prepared(parse.sql, parse.parameter_types, self.last_id)
-        if not prepared.plain or names.statements.pending or not names.has_room(names.statements, prepared.cost):
+        if sql is None:
+            prepared = statements.confirmed.get(statement)
+            if prepared is None or not prepared.plain or prepared.since < self._statements_from:
+                return None
+            prepared.used = True
+        elif not names.has_room(statements, len(sql)):
             return None
-        return self._bind_begun(chunk, end, base, prepared)
-
-    def _bind_begun(self, chunk: bytes, start: int, base: int, parsed: Prepared | None = None) -> Execution | None:
-        if len(chunk) < start + HEADER_SIZE + 4 or chunk[start + HEADER_SIZE] or not chunk.endswith(_BEHIND):
-            return None
-        kind, length = HEADER.unpack_from(chunk, start)
-        if kind != _BIND or start + 1 + length + len(_BEHIND) != len(chunk) or mentions(chunk):
-            return None
-        try:
-            bind = decode_bind(chunk, start + HEADER_SIZE, start + 1 + length)
-        except Unreadable:
-            return None
-        statements, prepared = self.names.statements, parsed
-        if parsed is None:
-            prepared = statements.confirmed.get(bind.statement)
-        elif bind.statement:
-            return None
-        if prepared is None or statements.pending or not prepared.plain or prepared.since < self._statements_from:
-            return None
-        prepared.used = True
-        end = base + len(chunk)
-        one = self._one(EXECUTE, end - len(SYNC_MESSAGE) - self._ended, end)
-        one.portal = Portal(prepared, bind.statement, bind, one.id - 1)
-        self._waiting = one, bind, prepared, parsed is not None
+        one = self._waiting = self._one(EXECUTE, end - len(SYNC_MESSAGE) - self._ended, end)
+        one.bound, one.prepared = found, prepared
         return one
 
     def ended(self, answers: Sequence[Answer]) -> Execution | None:
@@ -122,7 +99,7 @@ class Express(Executions):
         It is to be recorded before the answers go on.
         """
         if self._waiting is not None:
-            return self._bind_ended(answers)
+            return self._bind_ended(self._waiting, answers)
         owed = self.owed
         if len(owed) != 1 or self._doubt:
             return None
@@ -145,11 +122,10 @@ class Express(Executions):
             names.end_transaction()
         return one
 
-    def _bind_ended(self, answers: Sequence[Answer]) -> Execution | None:
-        assert self._waiting is not None
-        one, _, prepared, parsed = self._waiting
+    def _bind_ended(self, one: Execution, answers: Sequence[Answer]) -> Execution | None:
         if self._rows or self._size:
             return None
+        parsed = one.prepared is None
         found = ending(answers, PARSED if parsed else BOUND)
         if found is None:
             return None
@@ -160,23 +136,36 @@ class Express(Executions):
         names = self.names
         names.batch += 1
         if parsed:
-            names.statements.replace(b"", prepared)
+            self._replace_unnamed(one)
         if names.portals.confirmed:
             names.end_transaction()
         one.ended(tag, affected)
         one.rows, one.received = rows, received
         return one
 
+    def _replace_unnamed(self, one: Execution) -> None:
+        """The unnamed statement is the one that was parsed with it."""
+        assert one.bound is not None
+        *_, sql, types = one.bound
+        statements, since = self.names.statements, one.id - 1
+        known = statements.confirmed.get(b"")
+        if known is not None and known.plain and known.sql == sql and known.types == types:
+            known.since = since  # many a driver parses the same text each time
+        else:
+            statements.replace(b"", Prepared(sql, types, since, plain=True))
+
     def _put_back(self) -> None:
         """The long way goes on from here."""
-        if self._waiting is None:
+        one, self._waiting = self._waiting, None
+        if one is None:
             return
-        (one, bind, prepared, parsed), self._waiting = self._waiting, None
         names = self.names
-        if parsed:
-            self.owed.append(names.prepare(b"", prepared))
-        portal = Portal(prepared, bind.statement, bind, one.id - 1)
-        portal.cost = prepared.cost + sum(len(value) for value in bind.parameters if value)
+        portal = one.bound_portal()
+        if one.prepared is None:
+            assert portal.prepared is not None
+            portal.prepared.used = True
+            self.owed.append(names.prepare(b"", portal.prepared))
+        one.bound = one.prepared = None
         self.owed.append(names.portal_from(b"", portal))
         self.owed.append(Owed(DESCRIBE, names.batch))
         self.owed.append(one)

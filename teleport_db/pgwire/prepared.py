@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import Final
 
-from teleport_db.pgwire.statements import Bind, FunctionCall, Statement
+from teleport_db.pgwire.statements import Bind, Bound, FunctionCall, Statement
 from teleport_db.pgwire.words import mentions
 
 #: PostgreSQL compares names of statements and portals up to here (NAMEDATALEN - 1).
@@ -39,6 +39,9 @@ class Prepared:
     :ivar plain: its text is here, and has none of :data:`~teleport_db.pgwire.words.WORDS`.
     :ivar used: an execution of it is in the log.
     :ivar encoded: for whoever records it, a place for what is the same each time.
+
+    :param lowered: the text in lower case, where that is known, or what matters of it.
+    :param plain: it is known to be that.
     """
 
     __slots__ = (
@@ -56,15 +59,25 @@ class Prepared:
         "used",
     )
 
-    def __init__(self, sql: bytes | None, types: tuple[int, ...], since: int, *, lowered: bytes | None = None) -> None:
+    def __init__(
+        self,
+        sql: bytes | None,
+        types: tuple[int, ...],
+        since: int,
+        *,
+        lowered: bytes | None = None,
+        plain: bool = False,
+    ) -> None:
         self.sql = sql
         self.cost = 0 if sql is None else len(sql)
         self.types = types
         self.since = since
-        if lowered is None:
+        if plain:
+            lowered = b""
+        elif lowered is None:
             lowered = sql.lower() if sql is not None else b""
         self.sensitive = b"password" in lowered
-        self.plain = sql is not None and not mentions(sql)
+        self.plain = plain or (sql is not None and not mentions(sql))
         self.number = 0
         self.length = 0
         self.sha256 = ""
@@ -135,6 +148,8 @@ class Execution:
     :ivar id: the statement id, from 1 within its session.
     :ivar sql: of a Query; None when it was recorded in parts.
     :ivar portal: of an Execute, until that is recorded; None when nothing is known of it.
+    :ivar bound: instead of a portal, of an Execute that :class:`~teleport_db.pgwire.express.Express` follows;
+        ``prepared`` is its statement, None when that is parsed with it.
     :ivar doubtful: SQL may have made the statement, or the portal, anew under its name.
     :ivar started: for whoever measures the time.
 
@@ -151,6 +166,8 @@ class Execution:
     # What most executions never set is the class's: these are made on the byte path.
     sql: bytes | None = None
     portal: Portal | None = None
+    bound: Bound | None = None
+    prepared: Prepared | None = None
     portal_name = b""
     limit = 0
     function: FunctionCall | None = None
@@ -183,6 +200,17 @@ class Execution:
     def success(self) -> bool:
         """Whether it ran to its end."""
         return not (self.sqlstate or self.lost)
+
+    def bound_portal(self) -> Portal:
+        """The portal that is made of what was bound."""
+        assert self.bound is not None
+        statement, formats, values, sql, types = self.bound
+        prepared = self.prepared
+        if prepared is None:
+            prepared = Prepared(sql, types, self.id - 1, plain=True)
+        portal = Portal(prepared, statement, Bind(b"", statement, formats, values), self.id - 1)
+        portal.cost = prepared.cost + sum(len(value) for value in values if value)
+        return portal
 
     def ended(self, tag: bytes, affected: int) -> None:
         """Its only CommandComplete has come, with this tag and the number at its end, of no COPY."""

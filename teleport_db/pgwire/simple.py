@@ -1,8 +1,9 @@
-"""The common exchanges, each looked at in one step: what a Query asks, and what came of it or of a Bind.
+"""The common exchanges, each looked at in one step: what a Query or a Bind asks, and what came of it.
 
 ::
 
     Query                                           -> its SQL
+    [Parse] Bind Describe Execute Sync              -> the Bind, and the SQL of the Parse
     [RowDescription] CommandComplete ReadyForQuery                              -> how it ended
     [ParseComplete] BindComplete RowDescription|NoData CommandComplete ReadyForQuery    -> likewise
 
@@ -15,11 +16,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from teleport_db.pgwire.messages import HEADER, HEADER_SIZE
+from teleport_db.pgwire.messages import HEADER, HEADER_SIZE, SYNC, message
+from teleport_db.pgwire.statements import Bound, Parse, Unreadable, decode_bind, decode_parse
 from teleport_db.pgwire.walk import Answer
 from teleport_db.pgwire.words import pure_mentions
 
-__all__ = ["BOUND", "PARSED", "QUERIED", "Ending", "ending", "pure_ending", "pure_query_text", "query_text"]
+__all__ = [
+    "BOUND",
+    "PARSED",
+    "QUERIED",
+    "Ending",
+    "bound",
+    "ending",
+    "pure_bound",
+    "pure_ending",
+    "pure_query_text",
+    "query_text",
+]
 
 #: What was asked: a Query, or a Bind with what runs it, perhaps behind a Parse.
 QUERIED, BOUND, PARSED = range(3)
@@ -29,6 +42,8 @@ QUERIED, BOUND, PARSED = range(3)
 Ending = tuple[bytes, int, int, int, bool]
 
 _QUERY, _PARSE, _BIND = ord("Q"), ord("P"), ord("B")
+#: What follows the Bind.
+_BEHIND: Final = message(b"D", b"P\0") + message(b"E", b"\0\0\0\0\0") + SYNC
 _COMPLETE, _READY, _ROWS = ord("C"), ord("Z"), ord("T")
 #: Before the CommandComplete.
 _BEFORE: Final = (({b"", b"T"}), ({b"2T", b"2n"}), ({b"12T", b"12n"}))
@@ -46,6 +61,35 @@ def pure_query_text(chunk: bytes) -> bytes | None:
         return None
     sql = chunk[HEADER_SIZE:-1]
     return None if pure_mentions(sql) else sql
+
+
+def pure_bound(chunk: bytes) -> Bound | None:
+    """What a chunk binds and runs, when that is all it does, without any of :data:`~teleport_db.pgwire.words.WORDS`.
+
+    It is perhaps a Parse of the unnamed statement, then a Bind of the unnamed portal, its Describe, its Execute
+    without a limit, and a Sync.
+    """
+    end = len(chunk) - len(_BEHIND)
+    if end < HEADER_SIZE or not chunk.endswith(_BEHIND):
+        return None
+    parse, start = Parse(b"", b""), 0
+    kind, length = HEADER.unpack_from(chunk)
+    try:
+        if kind == _PARSE:
+            start = length + 1
+            if start + HEADER_SIZE > end:
+                return None
+            parse = decode_parse(chunk, HEADER_SIZE, start)
+            kind, length = HEADER.unpack_from(chunk, start)
+        if kind != _BIND or start + 1 + length != end:
+            return None
+        bind = decode_bind(chunk, start + HEADER_SIZE, end)
+    except Unreadable:
+        return None
+    if parse.name or bind.portal or (start and bind.statement) or pure_mentions(chunk):
+        return None
+    formats = bind.formats if any(bind.formats) else ()
+    return bind.statement, formats, bind.parameters, parse.sql if start else None, parse.parameter_types
 
 
 def pure_ending(answers: Sequence[Answer], asked: int) -> Ending | None:
@@ -68,6 +112,6 @@ def pure_ending(answers: Sequence[Answer], asked: int) -> Ending | None:
 _NO: Answer = (0, b"", 0, 0)
 
 try:
-    from teleport_db._speed import ending, query_text
+    from teleport_db._speed import bound, ending, query_text
 except ImportError:  # it was installed without a compiler
-    ending, query_text = pure_ending, pure_query_text
+    bound, ending, query_text = pure_bound, pure_ending, pure_query_text

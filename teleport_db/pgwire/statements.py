@@ -63,6 +63,12 @@ class Bind:
     parameters: tuple[bytes | None, ...] = ()
 
 
+#: A Bind of the unnamed portal that runs at once, as :mod:`teleport_db.pgwire.simple` finds it: the statement's name,
+#: `formats` (none when all are text) and `parameters` as of a :class:`Bind`; SQL (else None) and types of the Parse of
+#: the unnamed statement before it.
+Bound = tuple[bytes, tuple[int, ...], tuple[bytes | None, ...], bytes | None, tuple[int, ...]]
+
+
 @attrs.frozen(slots=False)
 class Execute:
     """Run a portal: ``E``.

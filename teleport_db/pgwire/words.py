@@ -11,7 +11,7 @@ WORDS: Final = (b"prepare", b"declare", b"deallocate", b"pass", b"secret", b"tok
 
 
 def pure_mentions(sql: bytes) -> bool:
-    """Whether there is one of :data:`WORDS` in it; bytes that differ from one in bit 5 alone may count as well."""
+    """Whether there is one of :data:`WORDS` in it."""
     lowered = sql.lower()
     return any(word in lowered for word in WORDS)
 

@@ -23,8 +23,7 @@ from teleport_db.audit.moments import timestamp
 from teleport_db.audit.redaction import WORDS as SECRETS
 from teleport_db.audit.redaction import speaks_of_secrets
 from teleport_db.audit.uids import pure_uuids, uuids
-from teleport_db.pgwire.prepared import EXECUTE, QUERY, Execution, Portal, Prepared
-from teleport_db.pgwire.statements import Bind
+from teleport_db.pgwire.prepared import EXECUTE, QUERY, Execution, Prepared
 from teleport_db.pgwire.words import WORDS, mentions, pure_mentions
 from tests.audit.samples import NOW, session
 
@@ -86,13 +85,21 @@ class EventCases:
         for value in [*TEXTS, *NO_TEXTS, None]:
             for name in (b"", b"s1"):
                 for formats in ((), (0,), (1,)):
-                    one = Execution(EXECUTE, 7, 60)
                     prepared = Prepared(b"select $1, $2", (), 0)
-                    one.portal = Portal(prepared, name, Bind(b"", name, formats, (value, b"2")), 6)
-                    self.both(one)
-                    one = Execution(EXECUTE, 8, 60)
-                    one.portal = Portal(prepared, name, Bind(b"", name, formats, (value,)), 7)
-                    self.both(one, parameters=False)
+                    for parameters in (True, False):
+                        one = Execution(EXECUTE, 7, 60)
+                        one.bound, one.prepared = (name, formats, (value, b"2"), None, ()), prepared
+                        self.both(one, parameters=parameters)
+
+    def test_parsed(self: Any) -> None:
+        """The text of a Parse with its Bind."""
+        for text in TEXTS + NO_TEXTS:
+            for values in ((), (text,), (None, b"2")):
+                for formats in ((), (1,)):
+                    for parameters in (True, False):
+                        one = Execution(EXECUTE, 7, 60)
+                        one.bound = (b"", formats, values, text, (23,))
+                        self.both(one, parameters=parameters)
 
     def test_times(self: Any) -> None:
         """As the calendar has it, at every edge of it."""
@@ -106,7 +113,7 @@ class EventCases:
             4102444800.0,
             253402300799.0,
         ):
-            made = json.loads(self.query(0, UID, now, 1, b"x", TAIL))
+            made = json.loads(self.query(0, UID, now, 1, b"x", (), TAIL))
             self.assertEqual(made["time"], timestamp(now))
 
     def test_durations(self: Any) -> None:
@@ -132,11 +139,27 @@ class CompiledEventTests(EventCases, SynchronousTestCase):
     def test_no_bytes(self) -> None:
         """What is neither bytes nor NULL is no value."""
         self.assertRaises(TypeError, bound_event, 0, UID, NOW, 1, "", ("x",), TAIL)
+        self.assertRaises(TypeError, query_event, 0, UID, NOW, 1, b"", ("x",), TAIL)
+
+    def test_arguments(self) -> None:
+        """Of another number, or another type, they are refused."""
+        good: dict[Any, tuple[Any, ...]] = {
+            query_event: (0, UID, NOW, 1, b"", (), TAIL),
+            bound_event: (0, UID, NOW, 1, "", (), TAIL),
+            result_event: (0, UID, NOW, 1, 2, 3, 4, 5, 0.5, b"", TAIL),
+        }
+        for function, given in good.items():
+            self.assertIsInstance(function(*given), bytes)
+            for at in range(len(given)):
+                self.assertRaises(TypeError, function, *given[:at])
+                self.assertRaises(TypeError, function, *given[:at], object(), *given[at + 1 :])
+            self.assertRaises(TypeError, function, *given, 1)
+        self.assertRaises(UnicodeEncodeError, bound_event, 0, "\ud800", NOW, 1, "", (), TAIL)
 
 
 class WordTests(SynchronousTestCase):
     def test_found(self) -> None:
-        """In any case, at either end; in what could be mistaken for them rather than not."""
+        """In any case, at either end."""
         for implementation in (mentions, pure_mentions):
             for word in WORDS:
                 for text in (word, word.upper(), b"select " + word, word.title() + b" x", b"x" * 50 + word + b"'"):
@@ -157,12 +180,14 @@ class WordTests(SynchronousTestCase):
                 self.assertTrue(pure_mentions(text), text)
 
     def test_same(self) -> None:
-        """The twin misses nothing, whatever the bytes."""
+        """The twin finds the same, whatever the bytes; those too that differ from a letter or a sign in one bit."""
         chance = random.Random(20261122)
+        alphabet = b"passecrettokenprepardeclocate://u& \x00\xffPASU\x1a\x0f\x06"
         for _ in range(3000):
-            text = bytes(chance.choice(b"passecrettokenprepardeclocate://u& \x00\xffPASU") for _ in range(40))
-            if pure_mentions(text):
-                self.assertTrue(mentions(text), text)
+            text = bytes(chance.choice(alphabet) for _ in range(40))
+            self.assertIs(mentions(text), pure_mentions(text), text)
+        for near in (b"\x1a//", b":\x0f/", b":/\x0f", b"u\x06", b"U\xa6", b"\xd0ass"):
+            self.assertFalse(mentions(near), near)
 
 
 class UidTests(SynchronousTestCase):

@@ -19,7 +19,7 @@ from teleport_db.pgwire import express
 from teleport_db.pgwire.express import Express
 from teleport_db.pgwire.messages import SYNC, message
 from teleport_db.pgwire.prepared import Execution
-from teleport_db.pgwire.simple import pure_ending, pure_query_text
+from teleport_db.pgwire.simple import pure_bound, pure_ending, pure_query_text
 from teleport_db.pgwire.walk import Answer
 from tests.pgwire.model import ERROR, Server
 from tests.pgwire.wire import bind, execute, parse, query
@@ -133,7 +133,7 @@ def chunk(chance: random.Random) -> bytes:
     """What a client may send at once; mostly what takes the short way, or nearly does."""
     sql, name = chance.choice(TEXTS), chance.choice(NAMES)
     values = chance.choice(((), (b"1",), (None, b"x"), (b"\xff",), (b"postgres://u:password@h",)))
-    formats = chance.choice(((), (), (), (0,), (1,)))
+    formats = chance.choice(((), (), (0,), (0, 0), (1,), (0, 1)))
     bound = bind(b"", name, formats, values)
     kind = chance.randrange(9)
     if kind < 3:
@@ -141,7 +141,8 @@ def chunk(chance: random.Random) -> bytes:
     if kind < 5:
         return bound + PORTAL + execute(b"") + SYNC
     if kind < 7:
-        return parse(b"", sql) + bind(b"", b"", formats, values) + PORTAL + execute(b"") + SYNC
+        parsed = parse(b"", sql, chance.choice(((), (), (23,))))
+        return parsed + bind(b"", b"", formats, values) + PORTAL + execute(b"") + SYNC
     if kind == 7:
         return parse(name, sql) + SYNC
     return chance.choice(
@@ -239,4 +240,5 @@ class PureTests(ExpressTests):
 
     def setUp(self) -> None:
         self.patch(express, "query_text", pure_query_text)
+        self.patch(express, "bound", pure_bound)
         self.patch(express, "ending", pure_ending)

@@ -7,9 +7,20 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from teleport_db.pgwire.messages import message, ready_for_query
-from teleport_db.pgwire.simple import BOUND, PARSED, QUERIED, ending, pure_ending, pure_query_text, query_text
+from teleport_db.pgwire.messages import SYNC, message, ready_for_query
+from teleport_db.pgwire.simple import (
+    BOUND,
+    PARSED,
+    QUERIED,
+    bound,
+    ending,
+    pure_bound,
+    pure_ending,
+    pure_query_text,
+    query_text,
+)
 from teleport_db.pgwire.walk import Answer, pure_walk
+from tests.pgwire.wire import DESCRIBE, bind, execute, parse
 
 compiled = None
 if query_text is pure_query_text:
@@ -18,6 +29,7 @@ if query_text is pure_query_text:
 ROWS = message(b"T", b"\0\0")
 DATA = message(b"D", b"\0\0")
 SELECTED = message(b"C", b"SELECT 1\0")
+RUN = DESCRIBE + execute(b"") + SYNC
 
 
 def answers(wire: bytes) -> list[Answer]:
@@ -30,6 +42,7 @@ class SimpleCases:
     """What holds of either implementation."""
 
     query_text = staticmethod(pure_query_text)
+    bound = staticmethod(pure_bound)
     ending = staticmethod(pure_ending)
 
     def test_queries(self: Any) -> None:
@@ -51,6 +64,48 @@ class SimpleCases:
             ),
         ):
             self.assertIsNone(self.query_text(other), other)
+
+    def test_bound(self: Any) -> None:
+        """A Bind that runs at once, and a Parse before it: what they say, the formats where one is not text."""
+        long = bytes(range(1, 256)) * 50
+        for name in (b"", b"s1", b"\xff" * 70):
+            for given in ((), (b"",), (None,), (b"1", None, long, b"\0"), (None,) * 300):
+                for formats in ((), (0,), (1,), (0, 1), (0,) * 300, (65535,)):
+                    for results in ((), (0,), (1, 0, 1)):
+                        wire = bind(b"", name, formats, given, results) + RUN
+                        shown = formats if any(formats) else ()
+                        self.assertEqual(self.bound(wire), (name, shown, given, None, ()))
+                        if name:
+                            self.assertIsNone(self.bound(parse(b"", b"x") + wire))
+                            continue
+                        for types in ((), (23, 0, 1 << 31), (1,) * 300):
+                            for sql in (b"", b"select $1", long):
+                                found = self.bound(parse(b"", sql, types) + wire)
+                                self.assertEqual(found, (b"", shown, given, sql, types))
+
+    def test_not_bound(self: Any) -> None:
+        """Half of it, more, a name of a portal, a limit, no Describe, words that matter: each goes the long way."""
+        one, before = bind(b"", b"s", (), (b"1",)), parse(b"", b"select 1", (1,))
+        unnamed = bind(b"", b"", (0,), (b"1", None), (1,))
+        for wire in (one + RUN, before + unnamed + RUN):
+            self.assertIsNotNone(self.bound(wire))
+            for cut in range(len(wire)):
+                self.assertIsNone(self.bound(wire[:cut]))
+                if wire[cut + 1 :] != unnamed + RUN:
+                    self.assertIsNone(self.bound(wire[cut + 1 :]))
+        for wire in (
+            *(b"x" + one + RUN, one + RUN + b"x", one + SYNC + RUN, one + one + RUN, before + RUN, RUN),
+            *(before + one + RUN, before + before + unnamed + RUN),
+            *(bind(b"p", b"s") + RUN, one + DESCRIBE + execute(b"", 1) + SYNC, one + execute(b"") + SYNC),
+            *(one + DESCRIBE + execute(b"p") + SYNC, one + DESCRIBE + execute(b""), one + DESCRIBE + DESCRIBE + RUN),
+            *(parse(b"s", b"select 1") + unnamed + RUN, parse(b"", b"a\0b") + unnamed + RUN),
+            *(message(b"D", b"S\0") + RUN, before + message(b"B") + RUN, message(b"P") + unnamed + RUN),
+        ):
+            self.assertIsNone(self.bound(wire), wire)
+        for word in (b"Prepare", b"my PASSWORD", b"a://b", b"U&'x'", b"TOKEN", b"secrets"):
+            self.assertIsNone(self.bound(bind(b"", word) + RUN))
+            self.assertIsNone(self.bound(bind(b"", b"s", (), (word,)) + RUN))
+            self.assertIsNone(self.bound(parse(b"", word) + unnamed + RUN))
 
     def test_endings(self: Any) -> None:
         """Tag, number, rows, bytes, and whether a transaction is open."""
@@ -107,8 +162,31 @@ class CompiledTests(SimpleCases, SynchronousTestCase):
     """By the extension."""
 
     query_text = staticmethod(query_text)
+    bound = staticmethod(bound)
     ending = staticmethod(ending)
     skip = compiled
+
+    def test_same_bound(self) -> None:
+        """However a Bind and a Parse are damaged or cut, both say the same."""
+        chance = random.Random(5)
+        taken = 0
+        for _ in range(60_000):
+            given = chance.choices((b"", b"1", None, b"\0\0\0\5", b"pas", b"x" * 20), k=chance.randrange(4))
+            formats, results = (chance.choice(((), (0,), (1,), (0, 1), (0, 0, 0))) for _ in range(2))
+            wire = bytearray(bind(b"", chance.choice((b"", b"", b"s1")), formats, given, results) + RUN)
+            if chance.random() < 0.5:
+                wire[:0] = parse(b"", chance.choice((b"", b"select 1")), chance.choice(((), (23,), (0, 20))))
+            for _ in range(chance.randrange(3)):
+                # Of each number the last byte says most; lengths are made a little wrong, or very.
+                at = chance.randrange(len(wire))
+                wire[at] = chance.choice((0, 1, 2, 255, 127, 128, wire[at] ^ 1, wire[at] - 1 & 255, wire[at] + 1 & 255))
+            if chance.random() < 0.1:
+                at = chance.randrange(len(wire))
+                del wire[at : at + chance.randrange(3)]
+            found = bound(bytes(wire))
+            self.assertEqual(found, pure_bound(bytes(wire)), wire)
+            taken += found is not None
+        self.assertGreater(taken, 10_000)
 
     def test_same(self) -> None:
         """Whatever is asked and answered, both say the same."""
@@ -127,6 +205,9 @@ class CompiledTests(SimpleCases, SynchronousTestCase):
 
     def test_strange(self) -> None:
         """What is no list of answers is none of these, and no crash."""
+        for function in (bound, query_text):
+            for none in ("B", None, 1, bytearray(bind(b"", b"") + RUN)):
+                self.assertRaises(TypeError, function, none)
         for given in (
             [],
             [1, 2],

@@ -283,6 +283,31 @@ def text_fields(name: str, data: bytes) -> dict[str, Any]:
         return {name: data.decode(errors="replace"), f"{name}_base64": b64encode(data).decode()}
 
 
+def _format(formats: Sequence[int], index: int) -> int:
+    if len(formats) == 1:
+        return formats[0]
+    return formats[index] if index < len(formats) else 0
+
+
+def value_texts(
+    values: Sequence[bytes | None], formats: Sequence[int], types: Sequence[int]
+) -> tuple[bytes | None, ...] | None:
+    """Values as :func:`list_fields` shows them, in UTF-8; None when one in binary cannot be shown so.
+
+    Those that are text are as they were: the caller has looked for passwords in them.
+    """
+    shown: list[bytes | None] = []
+    for index, value in enumerate(values):
+        if value is None or not _format(formats, index):
+            shown.append(value)
+            continue
+        try:
+            shown.append(redact_value(readable(value, types[index] if index < len(types) else 0)).encode())
+        except ValueError:
+            return None
+    return tuple(shown)
+
+
 def list_fields(
     name: str, values: Sequence[bytes | None], formats: Sequence[int] = (), types: Sequence[int] = ()
 ) -> dict[str, Any]:
@@ -297,9 +322,11 @@ def list_fields(
         if value is None:
             texts.append(None)
             continue
-        format_code = formats[index] if index < len(formats) > 1 else formats[0] if len(formats) == 1 else 0
         try:
-            text = readable(value, types[index] if index < len(types) else 0) if format_code else value.decode()
+            if _format(formats, index):
+                text = readable(value, types[index] if index < len(types) else 0)
+            else:
+                text = value.decode()
             texts.append(redact_value(text))
         except ValueError:
             texts.append("")

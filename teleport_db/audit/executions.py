@@ -17,7 +17,7 @@ from json.encoder import encode_basestring_ascii as quote
 from typing import Any, Final
 
 from teleport_db.audit.codes import CODES, FAILURE_CODES
-from teleport_db.audit.events import EncodedEvent, SessionEvents, list_fields, text_fields
+from teleport_db.audit.events import EncodedEvent, SessionEvents, list_fields, text_fields, value_texts
 from teleport_db.audit.exchange import bound_event, milliseconds, query_event, result_event
 from teleport_db.audit.redaction import STARS, redact
 from teleport_db.pgwire.prepared import CommitFailed, Execution, Portal, Prepared, Recorded, Refused
@@ -52,14 +52,18 @@ class ExecutionEvents(SessionEvents):
         sql, bound, pieces = one.sql, one.bound, ""
         values: Sequence[bytes | None] = ()
         if bound is not None:
-            statement, formats, values, sql, _ = bound
-            if not self.parameters:
-                values = ()
-            elif formats:  # not all of them are text
-                return self.execution(now, one).json.encode("ascii")
+            statement, formats, values, sql, types = bound
             if sql is None:
                 assert one.prepared is not None
                 pieces = one.prepared.encoded or _statement(statement, one.prepared)
+                types = one.prepared.types
+            if not self.parameters:
+                values = ()
+            elif formats:  # not all of them are text
+                shown = value_texts(values, formats, types)
+                if shown is None:
+                    return self.execution(now, one).json.encode("ascii")
+                values = shown
         if sql is None:
             made = bound_event(self._next, self._new_uid(), now, one.id, pieces, values, self._ending)
         else:

@@ -91,6 +91,22 @@ class EventCases:
                         one.bound, one.prepared = (name, formats, (value, b"2"), None, ()), prepared
                         self.both(one, parameters=parameters)
 
+    def test_binary(self: Any) -> None:
+        """Values in binary, of types that are known, or not, and of none; text between them."""
+        number, text, uuid, array = 23, 25, 2950, 1009
+        for types in ((), (number,), (number, text, uuid, array), (array, uuid, 0, text), (text, text)):
+            for values in (
+                *((b"\0\0\0\5",), (b"\0\0\0\5", None, b"x" * 16, b"{a}"), (b"\xff" * 4, "\u20ac".encode()), (b"",)),
+                *((b"\0\0\0\1\0\0\0\0\0\0\0\x19\0\0\0\1\0\0\0\1\0\0\0\1a",), (b'"\\', b"\x7f\0")),
+            ):
+                for formats in ((1,), (1, 1), (0, 1), (1, 0, 1, 0), (0, 1, 2)):
+                    one = Execution(EXECUTE, 7, 60)
+                    one.bound, one.prepared = (b"s", formats, values, None, ()), Prepared(b"select 1", types, 0)
+                    self.both(one)
+                    one = Execution(EXECUTE, 7, 60)
+                    one.bound = (b"", formats, values, b"select 1", types)
+                    self.both(one)
+
     def test_parsed(self: Any) -> None:
         """The text of a Parse with its Bind."""
         for text in TEXTS + NO_TEXTS:

@@ -164,23 +164,13 @@ class Execution:
     """
 
     # What most executions never set is the class's: these are made on the byte path.
-    sql: bytes | None = None
     portal: Portal | None = None
-    bound: Bound | None = None
-    prepared: Prepared | None = None
     portal_name = b""
     limit = 0
     function: FunctionCall | None = None
     doubtful = False
     deallocates = b""
-    started = 0.0
-    answered = False
     copying = False
-    tags: tuple[bytes, ...] = ()
-    completed = 0
-    affected = 0
-    rows = 0
-    received = 0
     sqlstate = ""
     suspended = False
     skipped = False
@@ -190,6 +180,18 @@ class Execution:
         self.kind = kind
         self.id = id
         self.sent = sent
+        # What most set is set in one order: an object whose fields come otherwise than those of the first of its class
+        # may get a dictionary of its own, which is slow.
+        self.sql: bytes | None = None
+        self.bound: Bound | None = None
+        self.prepared: Prepared | None = None
+        self.started = 0.0
+        self.answered = False
+        self.completed = 0
+        self.tags: tuple[bytes, ...] = ()
+        self.affected = 0
+        self.rows = 0
+        self.received = 0
 
     @property
     def whole(self) -> bool:

@@ -20,14 +20,46 @@ static PyObject *protocol_error; /* teleport_db.errors.RemoteProtocolError */
 
 static Py_ssize_t kept[256]; /* bytes of the body that are kept of each type, -1: it is only counted */
 
-static PyObject *
-walk(PyObject *module, PyObject *arguments)
+/* 0, or -1 with an exception. */
+static int
+get_size(PyObject *given, Py_ssize_t *size)
 {
-    PyObject *given;
+    *size = PyLong_AsSsize_t(given);
+    return *size == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* 0, or -1 with an exception. */
+static int
+take_arguments(Py_ssize_t count, Py_ssize_t expected)
+{
+    if (count != expected)
+        PyErr_Format(PyExc_TypeError, "it takes %zd arguments, not %zd", expected, count);
+    return count == expected ? 0 : -1;
+}
+
+/* A tuple of what is made for it, which it takes; NULL with an exception when one of it could not be made. */
+static PyObject *
+tuple_of(PyObject **made, Py_ssize_t count)
+{
+    PyObject *tuple = PyTuple_New(count);
+    for (Py_ssize_t at = 0; at < count; at++) {
+        if (made[at] == NULL)
+            Py_CLEAR(tuple);
+        if (tuple == NULL)
+            Py_XDECREF(made[at]);
+        else if (PyTuple_SetItem(tuple, at, made[at]) < 0)
+            Py_CLEAR(tuple);
+    }
+    return tuple;
+}
+
+static PyObject *
+walk(PyObject *module, PyObject *const *given, Py_ssize_t count)
+{
     char *bytes;
     Py_ssize_t end, left, rows, size, position, start = 0;
-    if (!PyArg_ParseTuple(arguments, "Snnn:walk", &given, &left, &rows, &size) ||
-        PyBytes_AsStringAndSize(given, &bytes, &end) < 0)
+    if (take_arguments(count, 4) < 0 || PyBytes_AsStringAndSize(given[0], &bytes, &end) < 0 ||
+        get_size(given[1], &left) < 0 || get_size(given[2], &rows) < 0 || get_size(given[3], &size) < 0)
         return NULL;
     if (left < 0) {
         PyErr_SetString(PyExc_ValueError, "left is negative");
@@ -60,8 +92,9 @@ walk(PyObject *module, PyObject *arguments)
         if (needed > end)
             break;
         Py_ssize_t answered = following < end ? following : end;
-        PyObject *answer = Py_BuildValue("(iy#nn)", (int)header[0], bytes + body, needed - body, rows,
-                                         size + answered - start);
+        PyObject *made[] = {PyLong_FromLong(header[0]), PyBytes_FromStringAndSize(bytes + body, needed - body),
+                            PyLong_FromSsize_t(rows), PyLong_FromSsize_t(size + answered - start)};
+        PyObject *answer = tuple_of(made, 4);
         if (answer == NULL || PyList_Append(answers, answer) < 0) {
             Py_XDECREF(answer);
             Py_DECREF(answers);
@@ -679,12 +712,9 @@ get_text(PyObject *given, text_t *text)
 static int
 get_about(PyObject *const *given, Py_ssize_t count, Py_ssize_t expected, about_t *about)
 {
-    if (count != expected) {
-        PyErr_Format(PyExc_TypeError, "%zd arguments, not %zd", expected, count);
-        return -1;
-    }
-    if (get_number(given[0], &about->ei) < 0 || get_text(given[1], &about->uid) < 0 ||
-        get_seconds(given[2], &about->now) < 0 || get_number(given[3], &about->id) < 0)
+    if (take_arguments(count, expected) < 0 || get_number(given[0], &about->ei) < 0 ||
+        get_text(given[1], &about->uid) < 0 || get_seconds(given[2], &about->now) < 0 ||
+        get_number(given[3], &about->id) < 0)
         return -1;
     return 0;
 }
@@ -1191,14 +1221,14 @@ last_number(const char *tag, Py_ssize_t length)
 }
 
 static PyObject *
-ending(PyObject *module, PyObject *arguments)
+ending(PyObject *module, PyObject *const *given, Py_ssize_t given_count)
 {
     static const char *const before[] = {"T", "2?", "12?"}, *const tags[] = {"DEALLOCATE", "DISCARD", "COPY "};
-    PyObject *answers;
     answer_t answer, ready;
-    int asked;
-    if (!PyArg_ParseTuple(arguments, "Oi:ending", &answers, &asked))
+    Py_ssize_t asked;
+    if (take_arguments(given_count, 2) < 0 || get_size(given[1], &asked) < 0)
         return NULL;
+    PyObject *answers = given[0];
     if (asked < 0 || asked > 2) {
         PyErr_SetString(PyExc_ValueError, "asked is QUERIED, BOUND or PARSED");
         return NULL;
@@ -1226,8 +1256,10 @@ ending(PyObject *module, PyObject *arguments)
     const char *end = memchr(answer.body, 0, answer.length);
     Py_ssize_t length = end == NULL ? answer.length : end - answer.body;
     received += answer.size + (asked == 0 ? ready.size : 0);
-    return Py_BuildValue("(y#KnnO)", answer.body, length, last_number(answer.body, length), answer.rows, received,
-                         ready.length == 1 && *ready.body == 'I' ? Py_True : Py_False);
+    PyObject *made[] = {PyBytes_FromStringAndSize(answer.body, length),
+                        PyLong_FromUnsignedLongLong(last_number(answer.body, length)), PyLong_FromSsize_t(answer.rows),
+                        PyLong_FromSsize_t(received), PyBool_FromLong(ready.length == 1 && *ready.body == 'I')};
+    return tuple_of(made, 5);
 }
 
 /* ---- Random UUIDs ---- */
@@ -1265,7 +1297,7 @@ uuids(PyObject *module, PyObject *given)
 #define FAST(function) (PyCFunction)(void (*)(void))(function)
 
 static PyMethodDef methods[] = {
-    {"walk", walk, METH_VARARGS, "walk(data, left, rows, size): see teleport_db.pgwire.walk.walk"},
+    {"walk", FAST(walk), METH_FASTCALL, "walk(data, left, rows, size): see teleport_db.pgwire.walk.walk"},
     {"split", split, METH_VARARGS, "split(content, most): see teleport_db.audit.shipped.split"},
     {"chain_run", chain_run, METH_VARARGS,
      "chain_run(head, first, content, places, begin, end, chain): see teleport_db.audit.logfile"},
@@ -1278,7 +1310,7 @@ static PyMethodDef methods[] = {
     {"mentions", mentions, METH_O, "mentions(sql): see teleport_db.pgwire.words"},
     {"query_text", query_text, METH_O, "query_text(chunk): see teleport_db.pgwire.simple"},
     {"bound", bound, METH_O, "bound(chunk): likewise"},
-    {"ending", ending, METH_VARARGS, "ending(answers, asked): likewise"},
+    {"ending", FAST(ending), METH_FASTCALL, "ending(answers, asked): likewise"},
     {"uuids", uuids, METH_O, "uuids(random): see teleport_db.audit.uids"},
     {NULL, NULL, 0, NULL},
 };

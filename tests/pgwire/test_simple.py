@@ -218,3 +218,5 @@ class CompiledTests(SimpleCases, SynchronousTestCase):
         ):
             self.assertIsNone(ending(given, QUERIED))  # type: ignore[arg-type]
         self.assertRaises(ValueError, ending, [], 3)
+        for arguments in ((), ([],), ([], QUERIED, 1), ([], "1"), ([], None), ([], 1 << 70)):
+            self.assertRaises((TypeError, OverflowError), ending, *arguments)

@@ -177,6 +177,15 @@ class CompiledWalkTests(WalkCases, SynchronousTestCase):
             question = (bytes(damaged), chance.choice((0, 0, 1, 7, 1 << 29)), chance.randrange(3), chance.randrange(99))
             self.assertEqual(answer(walk, question), answer(pure_walk, question))
 
+    def test_arguments(self) -> None:
+        """Of another number, or another type, they are refused."""
+        good: tuple[Any, ...] = (READY, 0, 0, 0)
+        for at in range(4):
+            self.assertRaises(TypeError, walk, *good[:at])
+            self.assertRaises(TypeError, walk, *good[:at], "x", *good[at + 1 :])
+        self.assertRaises(TypeError, walk, *good, 0)
+        self.assertRaises(ValueError, walk, READY, -1, 0, 0)
+
 
 def answer(implementation: Callable[..., Any], question: tuple[bytes, int, int, int]) -> object:
     try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+from functools import partial
 from typing import Any
 
+import attrs
 from twisted.internet import reactor as present
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory
@@ -151,6 +153,34 @@ class Running(SynchronousTestCase):
         self.until(lambda: "one" in called)
         self.until(lambda: "two" in called)
         self.assertEqual(called, ["one", "two"])
+
+    def test_timed_at_the_end_of_a_turn(self) -> None:
+        """A call made when a turn ends behind the timed ones is waited for, and not what was due before."""
+        waits: list[float] = []
+
+        @attrs.frozen
+        class Poller:
+            poller: Any
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.poller, name)
+
+            def poll(self, timeout: float, most: int) -> Any:
+                waits.append(timeout)
+                return self.poller.poll(0, most)
+
+        self.reactor._poller = Poller(self.reactor._poller)
+        for others in ((), (100,)):
+            for delay in (0, 50):
+                for each in others:
+                    self.reactor.callLater(each, lambda: None)
+                waits.clear()
+                self.reactor.at_turns_end(partial(self.reactor.callLater, delay, lambda: None))
+                self.reactor.doIteration(self.reactor.timeout())
+                (wait,) = waits
+                self.assertTrue(0 <= wait <= delay, (others, delay, wait))
+                for call in self.reactor.getDelayedCalls():
+                    call.cancel()
 
     def test_end_that_fails(self) -> None:
         """An exception at the end of a turn is a word in the log, and the others are called."""

@@ -116,7 +116,7 @@ walk(PyObject *module, PyObject *const *given, Py_ssize_t count)
 #define MAX_NAMES 48
 #define MAX_DEPTH 32
 #define MAX_FIELD 512
-#define MAX_NUMBER 200
+#define MAX_NUMBER 198 /* below 2^660, as the twin has it */
 
 typedef struct {
     at_t begin, end; /* of what stands between the quotes, or of a number */
@@ -957,7 +957,7 @@ chain_run(PyObject *module, PyObject *arguments)
         char *line = writer.in;
         memcpy(place, bytes + at * sizeof place, sizeof place);
         put(&writer, head, head_size);
-        put_number(&writer, (unsigned long long)(first + at), 1);
+        put_number(&writer, (unsigned long long)first + (unsigned long long)at, 1);
         PUT(&writer, before_event);
         put(&writer, content + place[0], (size_t)(place[1] - place[0]));
         if (next_chain(chain, given_size, line, writer.in - line) < 0) {

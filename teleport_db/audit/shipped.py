@@ -149,7 +149,8 @@ def _said(raw: str, event: dict[str, Any]) -> _Said | None:
     kind, code, sid, ei = event.get("event"), event.get("code"), event.get("sid"), event.get("ei")
     host, cluster = event.get("server_id"), event.get("cluster_name")
     if (
-        kind in STATEMENTS
+        isinstance(kind, str)
+        and kind in STATEMENTS
         and all(_is_short(text) for text in (code, sid, host, cluster))
         and type(ei) is int
         and 0 <= ei < MAX_EI

@@ -85,6 +85,7 @@ class Writer:
         breathe: Callable[[], object] = no_breath,
     ):
         self._breathe = breathe
+        self._unbroken = 0  # lines since a breath
         self._directory, self._keys, self._max_file, self._at = directory, keys, max_file, at
         self.position = position
         self._file = AppendOnly(directory / position.file.name)
@@ -153,15 +154,14 @@ class Writer:
         if head:
             place = self._sign(place, lines, now)
         chain, begun = place.chain, len(lines)
-        for number, (source, seq, event) in enumerate(records, 1):
+        for source, seq, event in records:
             if isinstance(event, Run):
                 some, chain = self._run(source, event, chain)
                 lines += some
                 continue
             text, chain = logfile.line(source, seq, event, chain)
             lines.append(text)
-            if number % SOME == 0:
-                self._breathe()
+            self._made(1)
         size = place.size + sum(map(len, lines[begun:]))
         place = attrs.evolve(place, chain=chain, count=place.count + count, unsigned=place.unsigned + count, size=size)
         if due and not head:
@@ -169,12 +169,21 @@ class Writer:
         return lines, place
 
     def _run(self, source: str, run: Run, chain: str) -> tuple[list[bytes], str]:
-        lines = []
-        for begin in range(0, run.count, SOME):
-            some, chain = logfile.run_lines(source, run, begin, min(begin + SOME, run.count), chain)
+        lines, begin = [], 0
+        while begin < run.count:
+            end = min(begin + SOME - self._unbroken, run.count)
+            some, chain = logfile.run_lines(source, run, begin, end, chain)
             lines.append(some)
-            self._breathe()
+            self._made(end - begin)
+            begin = end
         return lines, chain
+
+    def _made(self, count: int) -> None:
+        """Breathe once for so many lines, and not for each of many short runs: all sources wait for a batch."""
+        self._unbroken += count
+        if self._unbroken >= SOME:
+            self._unbroken = 0
+            self._breathe()
 
     def _sign(self, place: Position, lines: list[bytes], now: float) -> Position:
         checkpoint, chain = self._keys.checkpoint(place.count, place.chain, now)

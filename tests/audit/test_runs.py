@@ -131,12 +131,23 @@ class RunTests(LogCase):
         self.whole()
 
     def test_breaths(self) -> None:
-        """Other threads go on between some lines and the next."""
+        """Other threads go on between some lines and the next, however these came."""
         raw = session().query(NOW, b"select 1").json
-        entries = ",".join(f'{{"seq":{n},"event":{raw}}}' for n in range(1, 301))
-        log, breaths = self.log(), []
+
+        def run(first: int, last: int, step: int = 1) -> Any:
+            entries = ",".join(f'{{"seq":{n},"event":{raw}}}' for n in range(first, last + 1, step))
+            return read_shipment(f'{{"events":[{entries}]}}'.encode())
+
+        log, breaths, lines = self.log(), [], 0
         log._writer._breathe = lambda: breaths.append(1)
-        self.successResultOf(log.receive("a", read_shipment(f'{{"events":[{entries}]}}'.encode())))
-        self.assertEqual(len(breaths), 3)
-        self.successResultOf(log.receive("a", [(n, {"n": n}) for n in range(301, 600)]))
-        self.assertEqual(len(breaths), 5)
+        for events in (
+            run(1, 300),  # one run
+            [(n, {"n": n}) for n in range(301, 601)],  # none
+            run(602, 1200, step=2),  # 300 runs, since their numbers do not follow each other
+            run(1201, 1227),
+            run(1228, 1228),
+        ):
+            self.successResultOf(log.receive("a", events))
+            lines += sum(event.count if type(event) is Run else 1 for _, event in events)
+            self.assertEqual(len(breaths), lines // writing.SOME)
+        self.whole()

@@ -90,6 +90,7 @@ class Tunnel:
         for _ in range(100000):
             moved = self.wire.step(limit)
             soon = any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls())
+            soon = soon or bool(getattr(self.clock, "ending", ()))
             self.clock.advance(0)
             if not moved and not soon:
                 return

@@ -25,7 +25,7 @@ STAMP = ENVIRONMENT / "installed.json"
 
 def declared() -> str:
     """A digest of everything that decides what has to be installed."""
-    files = [ROOT / "setup.cfg", ROOT / "setup.py", ROOT / "teleport_db" / "_speed.c"]
+    files = [ROOT / "setup.cfg", ROOT / "setup.py", *sorted((ROOT / "teleport_db").rglob("*.c"))]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 

@@ -147,6 +147,8 @@ class Leisurely:
     def _failed(self, failure: Failure) -> None:
         self._stepping = False
         self._tell_failed(failure)
+        if self._more:  # and that is none of what has failed
+            self.notify()
 
     # In the thread.
 

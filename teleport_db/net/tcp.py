@@ -79,7 +79,7 @@ class AtOnce(_Base):
     _read_size = FIRST_READ_SIZE
 
     def settled(self) -> None:
-        """The peer has shown a certificate that verifies: more of it is read at once."""
+        """The peer has shown a certificate that an authority of ours has signed: more of it is read at once."""
         self._read_size = READ_SIZE
 
     def _prepare(self) -> None:

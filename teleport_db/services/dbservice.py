@@ -29,11 +29,11 @@ from teleport_db.db.registered import Wanted
 from teleport_db.net.tcp import connector
 from teleport_db.services.hosts import Host, HostCredentials
 
-#: Sessions of TLS with proxies that are remembered: a proxy begins one a minute, and OpenSSL keeps each for two hours.
+#: Sessions of TLS with proxies that are remembered: each proxy begins one a minute, and OpenSSL keeps it for two hours.
 MAX_REMEMBERED = 1000
 
 
-class Contexts:
+class TunnelContexts:
     """Gives the contexts of an agent's present credentials."""
 
     def __init__(self, credentials: Callable[[], HostCredentials]) -> None:
@@ -45,7 +45,7 @@ class Contexts:
         if made is None or made[0] is not held:
             contexts = tunnel_contexts(held)
         elif made[1].serving.session_stats()["number"] > MAX_REMEMBERED:
-            # No honest proxy begins so many; what a context remembers goes with it.
+            # What a context remembers goes with it; the next stream of each proxy begins with a whole handshake.
             contexts = attrs.evolve(made[1], serving=serving_context(held))
         else:
             return made[1]
@@ -91,7 +91,7 @@ def make_agent(config: Config, host: Host, proxies: list[tuple[str, int]], *, re
         host_id=host.credentials.host_id,
         databases=config.db.databases,
         spool=Spool(os.path.join(config.teleport.data_dir, "spool", "db")),
-        contexts=Contexts(lambda: host.credentials),
+        contexts=TunnelContexts(lambda: host.credentials),
         host_ca=lambda: host.credentials.host_ca,
         user_ca=lambda: host.credentials.user_ca,
         proxies=[connector(reactor, *address) for address in proxies],

@@ -34,7 +34,7 @@ class ContextsTests(SynchronousTestCase):
     def test_renewed(self) -> None:
         """New credentials have contexts of their own, so that no session of before is resumed; others keep theirs."""
         held = [credentials()]
-        contexts = dbservice.Contexts(lambda: held[-1])
+        contexts = dbservice.TunnelContexts(lambda: held[-1])
         first = contexts()
         self.assertIs(contexts(), first)
         held.append(attrs.evolve(held[0]))
@@ -45,7 +45,7 @@ class ContextsTests(SynchronousTestCase):
         """A proxy that begins session after session has the agent forget them all, and nothing else."""
         self.patch(dbservice, "MAX_REMEMBERED", 3)
         held = credentials()
-        contexts, proxy = dbservice.Contexts(lambda: held), client_context(cas=[HOST_CA], pair=proxy_pair(False))
+        contexts, proxy = dbservice.TunnelContexts(lambda: held), client_context(cas=[HOST_CA], pair=proxy_pair(False))
         first, open_ = contexts(), []  # one that ends without close_notify is forgotten at once
         for _ in range(3):
             open_.append(handshake(proxy, contexts().serving))

@@ -1,14 +1,15 @@
-"""Work on the audit log that can wait, in a thread: it rests while the log grows.
+"""Work on the audit log that can wait, in a thread: it rests while the log grows, and where others want the processors.
 
 ::
 
     more to do ── 0.2 s ──▶ a bit, a rest many times as long, a bit, a rest ...   while the log grows
-                            bit after bit                                         when it does not
+                            bit after bit, and such a rest behind one that was kept waiting      when it does not
     urgent     ───────────▶ no rests; what is urgent runs when the step of some bits is over, then the work goes on
 
 A bit is well under a millisecond, so that the reactor's thread waits for no more than that for the interpreter or a
 core; and a load that keeps the machine busy is left what it needs.  Rests are a multiple of what the bit took by the
-clock: on a busy machine work takes longer, and so do the rests.
+clock: on a busy machine work takes longer, and so do the rests.  Not every load makes the log grow, a long COPY does
+not: that others want the processors, or the interpreter, is seen by a bit that took longer than it was running.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from teleport_db.audit.shipping import ThreadHook
+from teleport_db.audit.shipping import ThreadHook, inline
 
 T = TypeVar("T")
 
@@ -34,6 +35,9 @@ FEW = 100
 
 #: Seconds without so many after which it does not.
 QUIET = 1.0
+
+#: How many times as long as it was running a bit takes that was kept waiting, and how many seconds longer at least.
+KEPT_WAITING, LONGER = 2.0, 0.0005
 
 #: Seconds of the longest rest, so that there is some pace however slow the machine is.
 LONGEST = 2.0
@@ -77,6 +81,7 @@ class Leisurely:
     :param least: seconds of a rest behind any work of :data:`BIT` at any time.
     :param failed: told why a step was the last one until :meth:`notify` is called.
     :param elapsed: seconds of a clock that only goes forward, called in the thread.
+    :param used: seconds of processor time that the thread has used; None does not look at others.
     :param wait: waits so many seconds in the thread; without it, less when something is urgent.
     """
 
@@ -91,13 +96,15 @@ class Leisurely:
         in_thread: ThreadHook,
         least: float = 0.0,
         elapsed: Callable[[], float] = time.monotonic,
+        used: Callable[[], float] | None = time.thread_time,
         wait: Callable[[float], object] | None = None,
     ) -> None:
         self._take_step, self._growth, self._times, self._least = step, growth, times, least
         self._tell_failed, self._clock, self._in_thread = failed, clock, in_thread
         self._hurry = threading.Event()
         self.elapsed, self.wait = elapsed, wait or self._hurry.wait
-        self._begun = 0.0
+        self._used = None if in_thread is inline else used
+        self._begun = self._used_before = 0.0
         self._urgent = 0
         self._timer: IDelayedCall | None = None
         self._stepping = self._more = self._stopped = False
@@ -153,17 +160,26 @@ class Leisurely:
     # In the thread.
 
     def _timed_step(self) -> float | None:
-        self._begun = self.elapsed()
+        self._begin()
         return self._take_step()
+
+    def _begin(self) -> None:
+        self._begun = self.elapsed()
+        if self._used is not None:
+            self._used_before = self._used()
 
     def rest(self) -> bool:
         """Rest as long as is due behind what was done since the last rest; whether nothing is urgent."""
         rest, took = self._least, self.elapsed() - self._begun
-        if self._growth:
+        if self._growth or self._kept_waiting(took):
             rest = max(rest, min(LONGEST, took * self._times()))
-        elif took < BIT:
-            return not self._hurry.is_set()
         if rest and not self._hurry.is_set():
             self.wait(rest)
-        self._begun = self.elapsed()
+        self._begin()
         return not self._hurry.is_set()
+
+    def _kept_waiting(self, took: float) -> bool:
+        if self._used is None:
+            return False
+        used = self._used() - self._used_before
+        return took > KEPT_WAITING * used and took > used + LONGER

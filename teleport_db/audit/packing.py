@@ -8,7 +8,7 @@
 A member takes half a millisecond, and the rest while the log grows is 99 times as long: a hundredth of one thread, some
 0.5 to 1 MB of the log a second.  A load that writes more for long may not fill the disk with plain files: the rest is
 the shorter the more waits, and there is none when :data:`MOST` does.  When the log does not grow, 60 to 100 MB a second
-are packed.
+are packed, unless others want the processors.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Packing:
     :param growth: whether the log grows.
     :param in_thread: one thread, in which files are packed; others of the log's may use it by :meth:`urgent`.
     :param at: see :data:`teleport_db.audit.checkpoints.Point`.
-    :param elapsed: seconds of a clock that only goes forward, called in that thread.
+    :param elapsed: seconds of a clock that only goes forward, called in that thread; ``used`` as of
+        :class:`~teleport_db.audit.pace.Leisurely`.
     """
 
     log = Logger()
@@ -63,6 +64,7 @@ class Packing:
         in_thread: ThreadHook,
         at: Point = no_point,
         elapsed: Callable[[], float] = time.monotonic,
+        used: Callable[[], float] | None = time.thread_time,
     ) -> None:
         self._directory, self._at = directory, at
         self._files: list[tuple[LogFile, int]] = []  # that wait, and their bytes
@@ -76,6 +78,7 @@ class Packing:
             clock=clock,
             in_thread=in_thread,
             elapsed=elapsed,
+            used=used,
         )
 
     def notify(self) -> None:

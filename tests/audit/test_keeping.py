@@ -325,6 +325,7 @@ class PackingTests(LogCase):
             clock=self.clock,
             in_thread=thread,
             elapsed=lambda: next(ticks) / 1000,
+            used=None,
         )
         packing._work.wait = lambda seconds: rests.append(round(seconds * 1000, 1))
         packing.notify()

@@ -25,7 +25,7 @@ from twisted.internet.task import Clock
 
 from teleport_db.audit import logfile
 from teleport_db.audit.finding import Finder
-from teleport_db.audit.housekeeping import pack_file
+from teleport_db.audit.housekeeping import PackedFile
 from teleport_db.audit.index import NAME, Index
 from teleport_db.audit.log import AuditLog
 from teleport_db.audit.query import Query
@@ -65,7 +65,9 @@ def fill(directory: Path, count: int) -> None:
     log.close()
     for file in logfile.files(directory)[:-1]:
         with contextlib.suppress(FileNotFoundError):
-            pack_file(directory, file)
+            packed = PackedFile(directory, file)
+            while packed.pack():
+                pass
 
 
 def _result(events: object, now: float, statement: int, *, failed: bool) -> object:

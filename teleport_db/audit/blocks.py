@@ -69,13 +69,6 @@ class Packer:
             self._out.close()
 
 
-def pack(source: Path, target: Path) -> None:
-    """Write ``target``, 0600, with what ``source`` has, and sync it; OSError when it cannot be."""
-    with contextlib.closing(Packer(source, target)) as packer:
-        while packer.pack():
-            pass
-
-
 class BlockFile:
     """One such file, read from any place; OSError and :class:`DamagedFile`."""
 

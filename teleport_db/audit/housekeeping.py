@@ -123,10 +123,3 @@ class PackedFile:
         """Leave the plain file as it is."""
         self._packer.close()
         self._temporary.unlink(missing_ok=True)
-
-
-def pack_file(directory: Path, file: LogFile, *, at: Point = no_point) -> None:
-    """Pack a closed file."""
-    packed = PackedFile(directory, file, at=at)
-    while packed.pack():
-        pass

@@ -1,28 +1,5 @@
 /* The common exchanges: see teleport_db/pgwire/simple.py.  A part of _speed.c. */
 
-static PyObject *
-query_text(PyObject *module, PyObject *given)
-{
-    char *chunk;
-    Py_ssize_t size;
-    if (PyBytes_AsStringAndSize(given, &chunk, &size) < 0)
-        return NULL;
-    at_t header = (at_t)chunk;
-    const char *sql = chunk + HEADER_SIZE, *last = chunk + size - 1;
-    if (size <= HEADER_SIZE || *chunk != 'Q' ||
-        ((unsigned long long)header[1] << 24 | header[2] << 16 | header[3] << 8 | header[4]) + 1 !=
-            (unsigned long long)size ||
-        memchr(sql, 0, size - HEADER_SIZE) != last || has_word((at_t)sql, last - sql))
-        Py_RETURN_NONE;
-    return PyBytes_FromStringAndSize(sql, last - sql);
-}
-
-static uint32_t
-number32(at_t in)
-{
-    return (uint32_t)in[0] << 24 | (uint32_t)in[1] << 16 | (uint32_t)in[2] << 8 | in[3];
-}
-
 static Py_ssize_t
 number16(at_t in)
 {
@@ -37,6 +14,20 @@ message_end(at_t in, at_t end, char type)
         return NULL;
     uint32_t length = number32(in + 1);
     return length < HEADER_SIZE || length > (size_t)(end - in) - 1 ? NULL : in + 1 + length;
+}
+
+static PyObject *
+query_text(PyObject *module, PyObject *given)
+{
+    char *chunk;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(given, &chunk, &size) < 0)
+        return NULL;
+    const char *sql = chunk + HEADER_SIZE, *last = chunk + size - 1;
+    if (message_end((at_t)chunk, (at_t)chunk + size, 'Q') != (at_t)chunk + size ||
+        memchr(sql, 0, size - HEADER_SIZE) != last || has_word((at_t)sql, last - sql))
+        Py_RETURN_NONE;
+    return PyBytes_FromStringAndSize(sql, last - sql);
 }
 
 /* A Parse of the unnamed statement, perhaps, and a Bind of the unnamed portal. */

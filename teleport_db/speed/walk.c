@@ -5,6 +5,12 @@
 
 static Py_ssize_t kept[256]; /* bytes of the body that are kept of each type, -1: it is only counted */
 
+static uint32_t
+number32(at_t in)
+{
+    return (uint32_t)in[0] << 24 | (uint32_t)in[1] << 16 | (uint32_t)in[2] << 8 | in[3];
+}
+
 /* 0, or -1 with an exception. */
 static int
 get_size(PyObject *given, Py_ssize_t *size)
@@ -58,8 +64,7 @@ walk(PyObject *module, PyObject *const *given, Py_ssize_t count)
     at_t data = (at_t)bytes;
     for (position = left; position <= end - HEADER_SIZE;) {
         at_t header = data + position;
-        unsigned long length = (unsigned long)header[1] << 24 | (unsigned long)header[2] << 16 |
-                               (unsigned long)header[3] << 8 | (unsigned long)header[4];
+        unsigned long length = number32(header + 1);
         if (length < 4 || length > MAX_LENGTH) {
             PyErr_Format(protocol_error, "the database sent a message with an impossible length, %lu", length);
             Py_DECREF(answers);

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
+from teleport_db.audit.blocks import Packer
 from teleport_db.audit.events import EncodedEvent
 from teleport_db.audit.executions import ExecutionEvents
 from teleport_db.audit.uids import uid_source
@@ -40,3 +43,10 @@ def session(sid: str = "56335587-0157-4228-9556-aaa416741ef7", **changes: Any) -
         "new_uid": uid_source(),
     }
     return Events(**{**fields, **changes})
+
+
+def pack(source: Path, target: Path) -> None:
+    """All of a file at once."""
+    with contextlib.closing(Packer(source, target)) as packer:
+        while packer.pack():
+            pass

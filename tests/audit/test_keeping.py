@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import teleport_db
 from teleport_db.audit import blocks, logfile, packing
-from teleport_db.audit.blocks import BlockFile, DamagedFile, pack
+from teleport_db.audit.blocks import BlockFile, DamagedFile
 from teleport_db.audit.checkpoints import key_files
 from teleport_db.audit.housekeeping import RETENTION, remove
 from teleport_db.audit.log import CHECKPOINT_SECONDS, LOOK_SECONDS, AuditLog
@@ -32,6 +32,7 @@ from teleport_db.audit.query import Query
 from teleport_db.audit.verifying import verify
 from teleport_db.config.model import AuditFiles
 from teleport_db.errors import AuditUnavailable
+from tests.audit.samples import pack
 from tests.audit.test_log import DAY, LogCase, Thread
 
 #: Small files, each packed, and the oldest removed.

@@ -199,7 +199,7 @@ class CompiledSplitTests(SplitCases, SynchronousTestCase):
         self.assertEqual(len(split(whole, MOST) or ()), 3)
 
     def test_damaged_same(self) -> None:
-        """Where both take a damaged one apart they say the same, or the compiled one takes less for plain."""
+        """Where both take a damaged one apart its entries are the same; which are plain may differ."""
         whole = body(*statements(3))
         chance = random.Random(20261129)
         for _ in range(3000):

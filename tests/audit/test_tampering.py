@@ -13,7 +13,6 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from teleport_db.audit import logfile
-from teleport_db.audit.blocks import pack
 from teleport_db.audit.checkpoints import Checkpoint, SigningKeys, read_checkpoint, read_kept
 from teleport_db.audit.events import make_event
 from teleport_db.audit.log import AuditLog
@@ -22,7 +21,7 @@ from teleport_db.audit.verifying import Finding, Report, verify
 from teleport_db.audit.writing import TIP
 from teleport_db.config.model import AuditFiles
 from teleport_db.errors import ConfigError, NotFound
-from tests.audit.samples import NOW
+from tests.audit.samples import NOW, pack
 
 EVENTS = 40
 
